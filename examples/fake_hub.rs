@@ -1,0 +1,3 @@
+//! A scripted Docker Hub.
+
+fn main() {}

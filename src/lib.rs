@@ -1,0 +1,7 @@
+//! `mirror`: a pull-through caching mirror for container registries, and a registry for a team's own images.
+//!
+//! The modules form floors; a module imports only floors below its own. `ARCHITECTURE.md` holds the table and
+//! `tests/floors.rs` checks it.
+
+pub mod oci;
+pub mod sys;

@@ -1,0 +1,3 @@
+//! The `mirror` command.
+
+fn main() {}
