@@ -5,3 +5,4 @@
 
 pub mod oci;
 pub mod sys;
+pub mod upstream;

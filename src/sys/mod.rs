@@ -1,1 +1,10 @@
 //! Sole owner of time, randomness, spawning and disk.
+//!
+//! Everything above asks this module what time it is, starts its tasks here and touches the disk through
+//! [`fs::Disk`], so that a test can own the clock, drain every task and make the n-th disk operation fail.
+
+pub mod clock;
+pub mod fs;
+pub mod random;
+pub mod single_flight;
+pub mod tasks;

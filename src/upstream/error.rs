@@ -1,0 +1,84 @@
+//! Why an upstream could not answer, in terms of what the caller can do about it.
+
+use std::time::Duration;
+
+/// How far a request came before it failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// The host's name could not be resolved.
+    Resolve,
+    /// No connection to the host.
+    Connect,
+    /// The TLS handshake failed: unknown authority, wrong name, expired certificate.
+    Tls,
+    /// Connected, but no answer within the time limit.
+    FirstByte,
+    /// The answer broke off.
+    Body,
+    /// No byte of the answer for the stall limit.
+    Stall,
+    /// No free connection slot within the time limit.
+    Slot,
+}
+
+/// An upstream request that did not yield what was asked for. Every variant names the host that was asked.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UpstreamError {
+    /// The upstream says that this does not exist. Final.
+    #[error("{host} does not have it")]
+    NotFound {
+        /// The host that answered.
+        host: String,
+    },
+    /// The upstream refuses access, with a valid token in hand. Final for this repository.
+    #[error("{host} refuses access (HTTP {status})")]
+    Denied {
+        /// The host that answered.
+        host: String,
+        /// 401 or 403.
+        status: u16,
+    },
+    /// The configured credentials are wrong. Final until the configuration changes.
+    #[error("{host} refused the credentials of user {username:?}")]
+    CredentialsRefused {
+        /// The token endpoint that answered.
+        host: String,
+        /// The configured user.
+        username: String,
+    },
+    /// The upstream asks for fewer requests. Passing.
+    #[error("{host} limits the rate of requests")]
+    RateLimited {
+        /// The host that answered.
+        host: String,
+        /// How long it asks us to wait, when it says so.
+        retry_after: Option<Duration>,
+    },
+    /// The host could not be reached, or the connection broke. Passing.
+    #[error("{host} could not be reached ({phase:?}): {reason}")]
+    Unreachable {
+        /// The host that was asked: the registry, the token endpoint or a redirect's target.
+        host: String,
+        /// How far the request came.
+        phase: Phase,
+        /// The cause, in words.
+        reason: String,
+    },
+    /// The upstream answered with an error of its own. Passing.
+    #[error("{host} answered HTTP {status}")]
+    Status {
+        /// The host that answered.
+        host: String,
+        /// The status, 5xx as a rule.
+        status: u16,
+    },
+    /// The upstream answered with something that is not what was asked for. Not worth an immediate retry.
+    #[error("{host} gave a bad answer: {reason}")]
+    BadAnswer {
+        /// The host that answered.
+        host: String,
+        /// What was wrong with it.
+        reason: String,
+    },
+}
