@@ -5,7 +5,9 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -242,7 +244,7 @@ pub struct BlobContent {
     /// The part that `body` yields; `None` for the whole blob.
     pub span: Option<Span>,
     /// The bytes.
-    pub body: Box<dyn BlobRead>,
+    pub body: Pin<Box<dyn BlobRead>>,
 }
 
 impl fmt::Debug for BlobContent {
@@ -265,7 +267,7 @@ pub trait BlobRead: Send {
     /// # Errors
     /// [`Cut`] ends the stream early. The connection must then be broken, so that no client takes what it has
     /// for the whole.
-    fn next_chunk(&mut self) -> BoxFuture<'_, Option<Result<Bytes, Cut>>>;
+    fn poll_chunk(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Cut>>>;
 }
 
 /// A blob that ends before its end, and why.
