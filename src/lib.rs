@@ -4,5 +4,7 @@
 //! `tests/floors.rs` checks it.
 
 pub mod oci;
+pub mod registry;
+pub mod store;
 pub mod sys;
 pub mod upstream;

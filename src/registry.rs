@@ -211,7 +211,13 @@ pub struct Answer<T> {
 impl<T> Answer<T> {
     /// An answer with neither age nor warning.
     pub const fn new(value: T, outcome: Outcome) -> Self {
-        Self { value, outcome, age: None, upstream: None, warning: None }
+        Self {
+            value,
+            outcome,
+            age: None,
+            upstream: None,
+            warning: None,
+        }
     }
 }
 
@@ -249,7 +255,12 @@ pub struct BlobContent {
 
 impl fmt::Debug for BlobContent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { digest, size, span, body: _ } = self;
+        let Self {
+            digest,
+            size,
+            span,
+            body: _,
+        } = self;
         f.debug_struct("BlobContent")
             .field("digest", digest)
             .field("size", size)

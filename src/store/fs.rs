@@ -1,0 +1,242 @@
+//! Blobs as plain files. `docs/design/on-disk-format.md` has the layout.
+
+use std::ffi::OsStr;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::{Leftover, Spool, Store, StoreError};
+use crate::oci::digest::Digest;
+use crate::sys::fs::{Disk, DiskFile};
+use crate::sys::random;
+
+/// Whether a published blob survives a power cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sync {
+    /// File and directory are synced before [`Store::publish`] returns.
+    Always,
+    /// Left to the operating system.
+    Never,
+}
+
+/// Keeps blobs below a directory.
+#[derive(Debug)]
+pub struct FsStore {
+    disk: Arc<dyn Disk>,
+    blobs: PathBuf,
+    spool: PathBuf,
+    sync: Sync,
+}
+
+impl FsStore {
+    /// Opens the store below `directory`, creating what is missing.
+    pub fn open(disk: Arc<dyn Disk>, directory: &Path, sync: Sync) -> Result<Self, StoreError> {
+        let (blobs, spool) = (directory.join("blobs"), directory.join("spool"));
+        for path in [&blobs, &spool] {
+            disk.create_dir_all(path).map_err(failed("create", path))?;
+        }
+        Ok(Self {
+            disk,
+            blobs,
+            spool,
+            sync,
+        })
+    }
+
+    fn shard(&self, digest: Digest) -> PathBuf {
+        let encoded = digest.encoded();
+        let shard = encoded.get(..2).unwrap_or_default();
+        self.blobs.join(digest.algorithm().as_str()).join(shard)
+    }
+
+    fn path(&self, digest: Digest) -> PathBuf {
+        self.shard(digest).join(digest.encoded())
+    }
+
+    /// Gives the file its second name; without hard links, its only one.
+    fn name(&self, spool: &Path, blob: &Path) -> io::Result<()> {
+        match self.disk.link(spool, blob) {
+            // An earlier file of this digest, one without a row in the index, is replaced.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.disk.rename(spool, blob)
+            }
+            Err(error) if is_without_links(&error) => self.disk.rename(spool, blob),
+            result => result,
+        }
+    }
+
+    /// Like [`name`](Self::name), creating the shard's directory on its first blob.
+    fn name_in_shard(&self, spool: &Path, shard: &Path, blob: &Path) -> io::Result<()> {
+        match self.name(spool, blob) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.disk.create_dir_all(shard)?;
+                if self.sync == Sync::Always {
+                    self.sync_ancestors(shard)?;
+                }
+                self.name(spool, blob)
+            }
+            result => result,
+        }
+    }
+
+    fn sync_ancestors(&self, shard: &Path) -> io::Result<()> {
+        let below_root = shard
+            .ancestors()
+            .skip(1)
+            .take_while(|path| path.starts_with(&self.blobs));
+        below_root
+            .into_iter()
+            .try_for_each(|path| self.disk.sync_dir(path))
+    }
+}
+
+impl Store for FsStore {
+    fn spool(&self, digest: Digest) -> Result<Spool, StoreError> {
+        let name = format!(
+            "{}-{}.{:016x}",
+            digest.algorithm().as_str(),
+            digest.encoded(),
+            random::unique()
+        );
+        let path = self.spool.join(name);
+        let file = self.disk.create(&path).map_err(failed("create", &path))?;
+        Ok(Spool { digest, file, path })
+    }
+
+    fn publish(&self, spool: &Spool) -> Result<(), StoreError> {
+        if self.sync == Sync::Always {
+            spool.file.sync().map_err(failed("sync", &spool.path))?;
+        }
+        let (shard, blob) = (self.shard(spool.digest), self.path(spool.digest));
+        self.name_in_shard(&spool.path, &shard, &blob)
+            .map_err(failed("publish", &blob))?;
+        match self.sync {
+            Sync::Always => self.disk.sync_dir(&shard).map_err(failed("sync", &shard)),
+            Sync::Never => Ok(()),
+        }
+    }
+
+    fn retire(&self, spool: &Spool) -> Result<(), StoreError> {
+        remove(&*self.disk, &spool.path)
+    }
+
+    fn open(&self, digest: Digest) -> Result<Option<Arc<dyn DiskFile>>, StoreError> {
+        let path = self.path(digest);
+        match self.disk.open(&path) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed("open", &path)(error)),
+        }
+    }
+
+    fn remove(&self, digest: Digest) -> Result<(), StoreError> {
+        remove(&*self.disk, &self.path(digest))
+    }
+
+    fn leftovers(&self) -> Result<Vec<Leftover>, StoreError> {
+        let names = self
+            .disk
+            .list(&self.spool)
+            .map_err(failed("list", &self.spool))?;
+        Ok(names
+            .iter()
+            .map(|name| Leftover {
+                digest: intended(name),
+                path: self.spool.join(name),
+            })
+            .collect())
+    }
+
+    fn sweep(&self, leftover: &Leftover) -> Result<(), StoreError> {
+        remove(&*self.disk, &leftover.path)
+    }
+}
+
+/// The digest in the name of a spool, `<algorithm>-<hex>.<unique>`.
+fn intended(name: &OsStr) -> Option<Digest> {
+    let (digest, _unique) = name.to_str()?.split_once('.')?;
+    let (algorithm, encoded) = digest.split_once('-')?;
+    format!("{algorithm}:{encoded}").parse().ok()
+}
+
+fn remove(disk: &dyn Disk, path: &Path) -> Result<(), StoreError> {
+    match disk.remove(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Whether the file system refused a hard link as such: `EPERM`, `EOPNOTSUPP`, `EMLINK`, `EXDEV`.
+fn is_without_links(error: &io::Error) -> bool {
+    use io::ErrorKind::{CrossesDevices, PermissionDenied, TooManyLinks, Unsupported};
+    matches!(
+        error.kind(),
+        Unsupported | PermissionDenied | TooManyLinks | CrossesDevices
+    )
+}
+
+fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+    let path = path.to_owned();
+    move |source| StoreError {
+        operation,
+        path,
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::digest::Algorithm;
+    use crate::store::suite;
+    use crate::sys::fs::{Fault, FaultyDisk, OsDisk};
+
+    fn digest_of(content: &[u8]) -> Digest {
+        Digest::of(Algorithm::Sha256, content)
+    }
+
+    #[test]
+    fn passes_the_suite_with_and_without_sync() {
+        for sync in [Sync::Always, Sync::Never] {
+            let directory = tempfile::tempdir().unwrap();
+            let open = || FsStore::open(Arc::new(OsDisk), directory.path(), sync).unwrap();
+            suite::run(&open);
+        }
+    }
+
+    #[test]
+    fn whichever_operation_fails_a_blob_is_there_whole_or_not_at_all() {
+        let content = b"twelve bytes";
+        let digest = digest_of(content);
+        for fault in [Fault::Broken, Fault::Full, Fault::ShortWrite] {
+            for n in 0..12 {
+                let directory = tempfile::tempdir().unwrap();
+                let disk = FaultyDisk::new(Arc::new(OsDisk));
+                let store =
+                    FsStore::open(Arc::new(disk.clone()), directory.path(), Sync::Always).unwrap();
+                disk.fail_at(n, 1, fault);
+                let stored = store.spool(digest).and_then(|spool| {
+                    let written = spool.file.write_all_at(content, 0);
+                    written.map_err(failed("write", directory.path()))?;
+                    store.publish(&spool)
+                });
+                disk.heal();
+                let found = store.open(digest).unwrap();
+                assert!(
+                    stored.is_err() || found.is_some(),
+                    "{fault:?} at {n}: acknowledged but absent"
+                );
+                if let Some(file) = found {
+                    suite::assert_content(&*file, content);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_no_spool_has_no_digest() {
+        for name in ["", ".", "README", "sha256-zz.1", "sha256:..", "md5-00.1"] {
+            assert_eq!(intended(OsStr::new(name)), None, "{name}");
+        }
+    }
+}
