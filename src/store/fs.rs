@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{Leftover, Spool, Store, StoreError};
-use crate::oci::digest::Digest;
+use crate::oci::Digest;
 use crate::sys::fs::{Disk, DiskFile};
 use crate::sys::random;
 
@@ -187,7 +187,7 @@ fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Sto
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::oci::digest::Algorithm;
+    use crate::oci::Algorithm;
     use crate::store::suite;
     use crate::sys::fs::{Fault, FaultyDisk, OsDisk};
 

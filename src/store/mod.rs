@@ -12,7 +12,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::oci::digest::Digest;
+use crate::oci::Digest;
 use crate::sys::fs::DiskFile;
 
 pub use fs::{FsStore, Sync};

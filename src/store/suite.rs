@@ -1,7 +1,7 @@
 //! What every store must do. Each implementation runs it.
 
 use super::Store;
-use crate::oci::digest::{Algorithm, Digest};
+use crate::oci::{Algorithm, Digest};
 use crate::sys::fs::DiskFile;
 
 /// Runs the suite; `open` opens the same, at first empty, store anew.

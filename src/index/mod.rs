@@ -1,0 +1,167 @@
+//! Facts about bytes: which blobs are held, which manifests, where tags point, what belongs to which repository.
+//!
+//! A method that changes several facts changes all of them or none. Every call blocks; async code goes through
+//! [`tasks::blocking`](crate::sys::tasks::blocking).
+
+mod schema;
+mod sqlite;
+#[cfg(test)]
+mod suite;
+
+use std::fmt::Debug;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::oci::{Digest, RepositoryName, Tag};
+use crate::sys::clock::Timestamp;
+
+pub use sqlite::SqliteIndex;
+
+/// A repository of one upstream: the namespace of tags and of membership.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RepositoryKey {
+    /// The upstream, such as `docker.io`.
+    pub upstream: Arc<str>,
+    /// The repository's full name there, such as `library/nginx`.
+    pub name: RepositoryName,
+}
+
+/// A blob that is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlobRecord {
+    /// Its length in bytes.
+    pub size: u64,
+    /// When it was stored.
+    pub stored: Timestamp,
+}
+
+/// A manifest that is held.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManifestRecord {
+    /// The media type it was first accepted under; never changed by a later answer.
+    pub media_type: Arc<str>,
+    /// The exact bytes.
+    pub bytes: Bytes,
+}
+
+/// Where a tag points.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TagRecord {
+    /// The manifest or index it names.
+    pub digest: Digest,
+    /// When the upstream last confirmed that.
+    pub checked: Timestamp,
+}
+
+/// That a digest belongs to a repository.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Membership {
+    /// The size that a manifest of the repository gives it, in bytes.
+    pub size: Option<u64>,
+}
+
+/// A verified manifest that a repository's upstream answered with, and what follows from it.
+#[derive(Clone, Debug)]
+pub struct ManifestArrival<'a> {
+    /// The repository.
+    pub repository: &'a RepositoryKey,
+    /// Digest of the manifest's bytes.
+    pub digest: Digest,
+    /// The manifest.
+    pub record: &'a ManifestRecord,
+    /// What the manifest names: manifests, configuration, layers, each with the size it states.
+    pub members: &'a [(Digest, u64)],
+    /// The tag it was fetched by, and when.
+    pub tag: Option<(&'a Tag, Timestamp)>,
+}
+
+/// A list that an upstream gave, as bytes that its owner understands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListRecord {
+    /// The list.
+    pub bytes: Bytes,
+    /// When it was fetched.
+    pub fetched: Timestamp,
+}
+
+/// Keeps facts. Every call blocks.
+pub trait Index: Debug + Send + Sync {
+    /// The blob of this digest, if it is held.
+    fn blob(&self, digest: Digest) -> Result<Option<BlobRecord>, IndexError>;
+
+    /// Records that a blob is held; one that is recorded already is replaced.
+    fn insert_blob(&self, digest: Digest, record: BlobRecord) -> Result<(), IndexError>;
+
+    /// Forgets a blob; one that is not recorded is fine.
+    fn remove_blob(&self, digest: Digest) -> Result<(), IndexError>;
+
+    /// The manifest of this digest, if it is held.
+    fn manifest(&self, digest: Digest) -> Result<Option<ManifestRecord>, IndexError>;
+
+    /// Records a manifest, its membership and that of what it names, and its tag, all at once. The media type of a
+    /// manifest that is held already stays as it is.
+    fn insert_manifest(&self, arrival: &ManifestArrival<'_>) -> Result<(), IndexError>;
+
+    /// Where a tag points, if that is known.
+    fn tag(&self, repository: &RepositoryKey, tag: &Tag) -> Result<Option<TagRecord>, IndexError>;
+
+    /// Points a tag at a manifest that is a member of the repository.
+    fn set_tag(
+        &self,
+        repository: &RepositoryKey,
+        tag: &Tag,
+        record: TagRecord,
+    ) -> Result<(), IndexError>;
+
+    /// Whether a digest belongs to a repository.
+    fn member(
+        &self,
+        repository: &RepositoryKey,
+        digest: Digest,
+    ) -> Result<Option<Membership>, IndexError>;
+
+    /// Records that a digest belongs to a repository. A size that is known already stays.
+    fn insert_member(
+        &self,
+        repository: &RepositoryKey,
+        digest: Digest,
+        size: Option<u64>,
+    ) -> Result<(), IndexError>;
+
+    /// The list of this key, if one is kept.
+    fn list(&self, repository: &RepositoryKey, key: &str)
+    -> Result<Option<ListRecord>, IndexError>;
+
+    /// Keeps a list under a key, replacing the former one.
+    fn set_list(
+        &self,
+        repository: &RepositoryKey,
+        key: &str,
+        list: &ListRecord,
+    ) -> Result<(), IndexError>;
+}
+
+/// Why the index does not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum IndexError {
+    /// The directory was written by a newer version. Nothing was touched.
+    #[error("{path} was written by mirror {written_by}, which is newer than this {version}")]
+    Newer {
+        /// The index or format file.
+        path: PathBuf,
+        /// The version that wrote it.
+        written_by: String,
+        /// This version.
+        version: &'static str,
+    },
+    /// The database failed.
+    #[error("the index {path} failed: {source}")]
+    Database {
+        /// The database file.
+        path: PathBuf,
+        /// The cause.
+        source: rusqlite::Error,
+    },
+}

@@ -1,0 +1,443 @@
+//! The embedded index: `SQLite`, one connection that writes and a few that read.
+//!
+//! A statement that changes nothing is not executed: writing costs the write-ahead log, and a warm pull must not.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use rusqlite::types::Type;
+use rusqlite::{Connection, OptionalExtension as _, Params, Row, Transaction, params};
+
+use super::schema::{MIGRATIONS, Migrated, migrate};
+use super::{
+    BlobRecord, Index, IndexError, ListRecord, ManifestArrival, ManifestRecord, Membership,
+    RepositoryKey, TagRecord,
+};
+use crate::oci::{Digest, Tag};
+use crate::sys::clock::Timestamp;
+
+const READERS: usize = 2;
+const BUSY: Duration = Duration::from_secs(10);
+const STATEMENTS: usize = 32;
+
+/// An index in one `SQLite` file.
+#[derive(Debug)]
+pub struct SqliteIndex {
+    path: PathBuf,
+    writer: Mutex<Connection>,
+    readers: [Mutex<Connection>; READERS],
+}
+
+impl SqliteIndex {
+    /// Opens the index at `path`, creating or migrating it.
+    ///
+    /// # Errors
+    /// [`IndexError::Newer`] when a newer version wrote it, [`IndexError::Database`] for anything else.
+    pub fn open(path: &Path) -> Result<Self, IndexError> {
+        Self::open_with(path, MIGRATIONS)
+    }
+
+    fn open_with(path: &Path, migrations: &[&str]) -> Result<Self, IndexError> {
+        let opened = Self::connect(path, migrations).map_err(|source| failed(path, source))?;
+        opened.map_err(|written_by| IndexError::Newer {
+            path: path.to_owned(),
+            written_by,
+            version: env!("CARGO_PKG_VERSION"),
+        })
+    }
+
+    fn connect(path: &Path, migrations: &[&str]) -> rusqlite::Result<Result<Self, String>> {
+        let mut writer = connection(path)?;
+        if let Migrated::Newer { written_by } = migrate(&mut writer, path, migrations)? {
+            return Ok(Err(written_by));
+        }
+        let readers = [Mutex::new(connection(path)?), Mutex::new(connection(path)?)];
+        Ok(Ok(Self {
+            path: path.to_owned(),
+            writer: Mutex::new(writer),
+            readers,
+        }))
+    }
+
+    /// Runs `query` on whichever reader is free.
+    fn read<T>(
+        &self,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, IndexError> {
+        let free = self
+            .readers
+            .iter()
+            .find_map(|reader| reader.try_lock().ok());
+        let [first, ..] = &self.readers;
+        let reader = free.unwrap_or_else(|| lock(first));
+        query(&reader).map_err(|source| failed(&self.path, source))
+    }
+
+    /// Runs `change` in one transaction.
+    fn write<T>(
+        &self,
+        change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T, IndexError> {
+        let mut writer = lock(&self.writer);
+        let run = || {
+            let transaction = writer.transaction()?;
+            let value = change(&transaction)?;
+            transaction.commit()?;
+            Ok(value)
+        };
+        run().map_err(|source| failed(&self.path, source))
+    }
+}
+
+fn connection(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(BUSY)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    Ok(connection)
+}
+
+fn lock(connection: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
+    connection.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn failed(path: &Path, source: rusqlite::Error) -> IndexError {
+    IndexError::Database {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+impl Index for SqliteIndex {
+    fn blob(&self, digest: Digest) -> Result<Option<BlobRecord>, IndexError> {
+        self.read(|reader| {
+            let sql = "SELECT size, stored FROM blob WHERE digest = ?1";
+            one(reader, sql, params![text(digest)], |row| {
+                Ok(BlobRecord {
+                    size: unsigned(row, 0)?,
+                    stored: timestamp(row, 1)?,
+                })
+            })
+        })
+    }
+
+    fn insert_blob(&self, digest: Digest, record: BlobRecord) -> Result<(), IndexError> {
+        self.write(|writer| {
+            let sql = "INSERT INTO blob (digest, size, stored, used) VALUES (?1, ?2, ?3, ?3)
+                       ON CONFLICT (digest) DO UPDATE SET size = excluded.size, stored = excluded.stored";
+            let stored = signed(record.stored.as_millis());
+            writer.prepare_cached(sql)?.execute(params![text(digest), signed(record.size), stored])
+        })?;
+        Ok(())
+    }
+
+    fn remove_blob(&self, digest: Digest) -> Result<(), IndexError> {
+        self.write(|writer| {
+            writer
+                .prepare_cached("DELETE FROM blob WHERE digest = ?1")?
+                .execute(params![text(digest)])
+        })?;
+        Ok(())
+    }
+
+    fn manifest(&self, digest: Digest) -> Result<Option<ManifestRecord>, IndexError> {
+        self.read(|reader| {
+            let sql = "SELECT media_type, bytes FROM manifest WHERE digest = ?1";
+            one(reader, sql, params![text(digest)], |row| {
+                let media_type: String = row.get(0)?;
+                let bytes: Vec<u8> = row.get(1)?;
+                Ok(ManifestRecord {
+                    media_type: media_type.into(),
+                    bytes: Bytes::from(bytes),
+                })
+            })
+        })
+    }
+
+    fn insert_manifest(&self, arrival: &ManifestArrival<'_>) -> Result<(), IndexError> {
+        self.write(|writer| {
+            let sql = "INSERT INTO manifest (digest, media_type, bytes) VALUES (?1, ?2, ?3)
+                       ON CONFLICT (digest) DO NOTHING";
+            let ManifestRecord { media_type, bytes } = arrival.record;
+            writer.prepare_cached(sql)?.execute(params![
+                text(arrival.digest),
+                media_type.as_ref(),
+                bytes.as_ref()
+            ])?;
+            let repository = repository_id(writer, arrival.repository)?;
+            insert_member(writer, repository, arrival.digest, Some(bytes.len() as u64))?;
+            for (digest, size) in arrival.members {
+                insert_member(writer, repository, *digest, Some(*size))?;
+            }
+            let Some((tag, checked)) = arrival.tag else {
+                return Ok(());
+            };
+            set_tag(
+                writer,
+                repository,
+                tag,
+                TagRecord {
+                    digest: arrival.digest,
+                    checked,
+                },
+            )
+        })
+    }
+
+    fn tag(&self, repository: &RepositoryKey, tag: &Tag) -> Result<Option<TagRecord>, IndexError> {
+        self.read(|reader| {
+            let sql = "SELECT tag.digest, tag.checked FROM tag JOIN repository ON repository.id = tag.repository
+                       WHERE repository.upstream = ?1 AND repository.name = ?2 AND tag.name = ?3";
+            let key = params![&*repository.upstream, repository.name.as_str(), tag.as_str()];
+            one(reader, sql, key, |row| {
+                Ok(TagRecord { digest: digest(row, 0)?, checked: timestamp(row, 1)? })
+            })
+        })
+    }
+
+    fn set_tag(
+        &self,
+        repository: &RepositoryKey,
+        tag: &Tag,
+        record: TagRecord,
+    ) -> Result<(), IndexError> {
+        self.write(|writer| {
+            let repository = repository_id(writer, repository)?;
+            set_tag(writer, repository, tag, record)
+        })
+    }
+
+    fn member(
+        &self,
+        repository: &RepositoryKey,
+        digest: Digest,
+    ) -> Result<Option<Membership>, IndexError> {
+        self.read(|reader| {
+            let sql = "SELECT member.size FROM member JOIN repository ON repository.id = member.repository
+                       WHERE repository.upstream = ?1 AND repository.name = ?2 AND member.digest = ?3";
+            let key = params![&*repository.upstream, repository.name.as_str(), text(digest)];
+            one(reader, sql, key, |row| {
+                let size: Option<i64> = row.get(0)?;
+                Ok(Membership { size: size.map(i64::unsigned_abs) })
+            })
+        })
+    }
+
+    fn insert_member(
+        &self,
+        repository: &RepositoryKey,
+        digest: Digest,
+        size: Option<u64>,
+    ) -> Result<(), IndexError> {
+        self.write(|writer| {
+            let repository = repository_id(writer, repository)?;
+            insert_member(writer, repository, digest, size)
+        })
+    }
+
+    fn list(
+        &self,
+        repository: &RepositoryKey,
+        key: &str,
+    ) -> Result<Option<ListRecord>, IndexError> {
+        self.read(|reader| {
+            let sql = "SELECT list.bytes, list.fetched FROM list JOIN repository ON repository.id = list.repository
+                       WHERE repository.upstream = ?1 AND repository.name = ?2 AND list.key = ?3";
+            let key = params![&*repository.upstream, repository.name.as_str(), key];
+            one(reader, sql, key, |row| {
+                let bytes: Vec<u8> = row.get(0)?;
+                Ok(ListRecord { bytes: Bytes::from(bytes), fetched: timestamp(row, 1)? })
+            })
+        })
+    }
+
+    fn set_list(
+        &self,
+        repository: &RepositoryKey,
+        key: &str,
+        list: &ListRecord,
+    ) -> Result<(), IndexError> {
+        self.write(|writer| {
+            let repository = repository_id(writer, repository)?;
+            let sql = "INSERT INTO list (repository, key, bytes, fetched) VALUES (?1, ?2, ?3, ?4)
+                       ON CONFLICT (repository, key) DO UPDATE SET bytes = excluded.bytes, fetched = excluded.fetched";
+            let fetched = signed(list.fetched.as_millis());
+            writer.prepare_cached(sql)?.execute(params![repository, key, list.bytes.as_ref(), fetched])
+        })?;
+        Ok(())
+    }
+}
+
+/// The repository's number, given on first use.
+fn repository_id(writer: &Transaction<'_>, key: &RepositoryKey) -> rusqlite::Result<i64> {
+    let (upstream, name) = (&*key.upstream, key.name.as_str());
+    let sql = "SELECT id FROM repository WHERE upstream = ?1 AND name = ?2";
+    if let Some(id) = one(writer, sql, params![upstream, name], |row| row.get(0))? {
+        return Ok(id);
+    }
+    let sql = "INSERT INTO repository (upstream, name) VALUES (?1, ?2)";
+    writer.prepare_cached(sql)?.insert(params![upstream, name])
+}
+
+fn insert_member(
+    writer: &Transaction<'_>,
+    repository: i64,
+    digest: Digest,
+    size: Option<u64>,
+) -> rusqlite::Result<()> {
+    let sql = "INSERT INTO member (repository, digest, size) VALUES (?1, ?2, ?3)
+               ON CONFLICT (repository, digest) DO UPDATE SET size = excluded.size
+               WHERE member.size IS NULL AND excluded.size IS NOT NULL";
+    writer
+        .prepare_cached(sql)?
+        .execute(params![repository, text(digest), size.map(signed)])?;
+    Ok(())
+}
+
+fn set_tag(
+    writer: &Transaction<'_>,
+    repository: i64,
+    tag: &Tag,
+    record: TagRecord,
+) -> rusqlite::Result<()> {
+    let sql = "INSERT INTO tag (repository, name, digest, checked) VALUES (?1, ?2, ?3, ?4)
+               ON CONFLICT (repository, name) DO UPDATE SET digest = excluded.digest, checked = excluded.checked";
+    let checked = signed(record.checked.as_millis());
+    writer.prepare_cached(sql)?.execute(params![
+        repository,
+        tag.as_str(),
+        text(record.digest),
+        checked
+    ])?;
+    Ok(())
+}
+
+fn one<T>(
+    connection: &Connection,
+    sql: &str,
+    key: impl Params,
+    read: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
+) -> rusqlite::Result<Option<T>> {
+    connection
+        .prepare_cached(sql)?
+        .query_row(key, read)
+        .optional()
+}
+
+fn text(digest: Digest) -> String {
+    digest.to_string()
+}
+
+fn digest(row: &Row<'_>, column: usize) -> rusqlite::Result<Digest> {
+    let text: String = row.get(column)?;
+    text.parse().map_err(|error| {
+        rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(error))
+    })
+}
+
+/// `SQLite` integers are signed; sizes and times beyond 2^63 do not occur and are clamped.
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+    row.get::<_, i64>(column).map(i64::unsigned_abs)
+}
+
+fn timestamp(row: &Row<'_>, column: usize) -> rusqlite::Result<Timestamp> {
+    unsigned(row, column).map(Timestamp::from_millis)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::index::suite;
+
+    #[test]
+    fn passes_the_suite() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("index.sqlite3");
+        suite::run(&|| SqliteIndex::open(&path).unwrap());
+    }
+
+    #[test]
+    fn an_older_schema_is_copied_and_migrated() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("index.sqlite3");
+        let key = suite::repository("library/old");
+        let tag = "latest".parse().unwrap();
+        let record = TagRecord {
+            digest: suite::digest(1),
+            checked: Timestamp::from_millis(5),
+        };
+        SqliteIndex::open(&path)
+            .unwrap()
+            .set_tag(&key, &tag, record)
+            .unwrap();
+
+        let [first] = MIGRATIONS else {
+            panic!("extend this test")
+        };
+        let newer = [*first, "CREATE TABLE novelty (id INTEGER PRIMARY KEY);"];
+        let migrated = SqliteIndex::open_with(&path, &newer).unwrap();
+        assert_eq!(migrated.tag(&key, &tag).unwrap(), Some(record));
+        let count: i64 = migrated
+            .read(|reader| reader.query_row("SELECT count(*) FROM novelty", [], |row| row.get(0)))
+            .unwrap();
+        assert_eq!(count, 0);
+        let copy = SqliteIndex::open(&directory.path().join("index.sqlite3.v1.backup")).unwrap();
+        assert_eq!(copy.tag(&key, &tag).unwrap(), Some(record));
+    }
+
+    #[test]
+    fn a_migration_that_fails_changes_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("index.sqlite3");
+        drop(SqliteIndex::open(&path).unwrap());
+        let [first] = MIGRATIONS else {
+            panic!("extend this test")
+        };
+        let broken = [
+            *first,
+            "CREATE TABLE novelty (id INTEGER); CREATE TABLE blob (id INTEGER);",
+        ];
+        SqliteIndex::open_with(&path, &broken).unwrap_err();
+        let reopened = SqliteIndex::open(&path).unwrap();
+        let found: Option<i64> = reopened
+            .read(|reader| {
+                one(
+                    reader,
+                    "SELECT 1 FROM sqlite_master WHERE name = 'novelty'",
+                    [],
+                    |row| row.get(0),
+                )
+            })
+            .unwrap();
+        assert_eq!(found, None);
+    }
+
+    #[test]
+    fn a_newer_schema_is_refused_and_names_its_writer() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("index.sqlite3");
+        let index = SqliteIndex::open(&path).unwrap();
+        index
+            .write(|writer| {
+                writer.execute(
+                    "UPDATE meta SET value = '9.9.9' WHERE key = 'written_by'",
+                    [],
+                )?;
+                writer.pragma_update(None, "user_version", 99)
+            })
+            .unwrap();
+        drop(index);
+        let refused = SqliteIndex::open(&path).unwrap_err();
+        assert!(
+            matches!(refused, IndexError::Newer { ref written_by, .. } if written_by == "9.9.9")
+        );
+    }
+}
