@@ -3,6 +3,7 @@
 //! The modules form floors; a module imports only floors below its own. `ARCHITECTURE.md` holds the table and
 //! `tests/floors.rs` checks it.
 
+pub mod blobs;
 pub mod index;
 pub mod oci;
 pub mod registry;

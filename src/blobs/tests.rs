@@ -1,0 +1,215 @@
+use std::path::Path;
+use std::pin::Pin;
+use std::time::Duration;
+
+use super::*;
+use crate::index::SqliteIndex;
+use crate::oci::{Algorithm, Span};
+use crate::registry::{BlobRead as _, Cut};
+use crate::store::{FsStore, Sync};
+use crate::sys::clock::SystemClock;
+use crate::sys::fs::{Fault, FaultyDisk, OsDisk};
+
+struct Fixture {
+    directory: tempfile::TempDir,
+    disk: FaultyDisk,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        Self {
+            directory: tempfile::tempdir().unwrap(),
+            disk: FaultyDisk::new(Arc::new(OsDisk)),
+        }
+    }
+
+    fn open(&self) -> Blobs {
+        let path = self.directory.path();
+        let store = FsStore::open(Arc::new(self.disk.clone()), path, Sync::Never).unwrap();
+        let index = SqliteIndex::open(&path.join("index.sqlite3")).unwrap();
+        Blobs::new(Arc::new(store), Arc::new(index), SystemClock::new())
+    }
+
+    /// Every file below `blobs/` and `spool/`.
+    fn files(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for below in ["blobs", "spool"] {
+            collect(&self.directory.path().join(below), &mut found);
+        }
+        found
+    }
+}
+
+fn collect(directory: &Path, found: &mut Vec<String>) {
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        match entry.path() {
+            path if path.is_dir() => collect(&path, found),
+            path => found.push(path.file_name().unwrap().to_string_lossy().into_owned()),
+        }
+    }
+}
+
+fn digest(content: &[u8]) -> Digest {
+    Digest::of(Algorithm::Sha256, content)
+}
+
+async fn keep(blobs: &Blobs, content: &[u8]) -> Result<(), BlobsError> {
+    let spool = blobs.spool(digest(content)).await?;
+    spool.file.write_all_at(content, 0).unwrap();
+    blobs.commit(spool, content.len() as u64).await
+}
+
+async fn held(blobs: &Blobs, content: &[u8]) -> HeldBlob {
+    match blobs.open(digest(content)).await.unwrap() {
+        Lookup::Held(blob) => blob,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn collect_body(mut body: FileBody) -> Result<Vec<u8>, Cut> {
+    let mut content = Vec::new();
+    while let Some(chunk) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_chunk(cx)).await {
+        content.extend_from_slice(&chunk?);
+    }
+    Ok(content)
+}
+
+#[tokio::test]
+async fn what_was_committed_is_read_back_also_after_reopening() {
+    let fixture = Fixture::new();
+    let content: Vec<u8> = (0..3 * CHUNK + 17).map(|n| (n % 251) as u8).collect();
+    keep(&fixture.open(), &content).await.unwrap();
+    let blobs = fixture.open();
+    assert_eq!(blobs.recover().await.unwrap(), 0);
+    let blob = held(&blobs, &content).await;
+    for (start, end) in [
+        (0, content.len()),
+        (1, 2),
+        (CHUNK - 1, 2 * CHUNK + 5),
+        (7, 7),
+    ] {
+        let span = Span {
+            start: start as u64,
+            end: end as u64,
+        };
+        let read = collect_body(FileBody::new(blob.clone(), span))
+            .await
+            .unwrap();
+        assert_eq!(read, content[start..end], "{start}..{end}");
+    }
+}
+
+#[tokio::test]
+async fn a_row_without_its_file_is_dropped_by_the_read_that_notices() {
+    let fixture = Fixture::new();
+    let blobs = fixture.open();
+    keep(&blobs, b"soon gone").await.unwrap();
+    let hex = digest(b"soon gone").encoded();
+    let path = fixture
+        .directory
+        .path()
+        .join("blobs/sha256")
+        .join(&hex[..2])
+        .join(&hex);
+    std::fs::write(&path, b"short").unwrap();
+    assert!(matches!(
+        blobs.open(digest(b"soon gone")).await.unwrap(),
+        Lookup::Lost
+    ));
+    assert!(matches!(
+        blobs.open(digest(b"soon gone")).await.unwrap(),
+        Lookup::Absent
+    ));
+    assert_eq!(fixture.files(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn whatever_a_dead_process_left_behind_is_swept_and_nothing_else() {
+    let fixture = Fixture::new();
+    let blobs = fixture.open();
+    keep(&blobs, b"whole").await.unwrap();
+    let unfinished = blobs.spool(digest(b"unfinished")).await.unwrap();
+    unfinished.file.write_all_at(b"unf", 0).unwrap();
+    // Died between the file's second name and its row.
+    let published = blobs.spool(digest(b"published")).await.unwrap();
+    published.file.write_all_at(b"published", 0).unwrap();
+    blobs.store.publish(&published).unwrap();
+    // Died between the row and the removal of the spool name.
+    let recorded = blobs.spool(digest(b"whole")).await.unwrap();
+    drop((unfinished, published, recorded));
+
+    let blobs = fixture.open();
+    assert_eq!(blobs.recover().await.unwrap(), 3);
+    assert_eq!(fixture.files(), [digest(b"whole").encoded()]);
+    assert_eq!(held(&blobs, b"whole").await.size, 5);
+}
+
+#[tokio::test]
+async fn whichever_disk_operation_of_a_commit_fails_nothing_half_done_is_visible() {
+    let mut failures = 0;
+    for n in 0..10 {
+        let fixture = Fixture::new();
+        let blobs = fixture.open();
+        fixture.disk.fail_at(n, 1, Fault::Broken);
+        let spooled = blobs.spool(digest(b"content")).await;
+        let committed = match spooled {
+            Ok(spool) if spool.file.write_all_at(b"content", 0).is_ok() => {
+                blobs.commit(spool, 7).await.is_ok()
+            }
+            _ => false,
+        };
+        fixture.disk.heal();
+        failures += u32::from(!committed);
+        match blobs.open(digest(b"content")).await.unwrap() {
+            Lookup::Held(blob) => assert_eq!(blob.size, 7),
+            other => assert!(!committed, "operation {n}: committed, yet {other:?}"),
+        }
+        fixture.open().recover().await.unwrap();
+        assert!(
+            fixture.files().len() <= 1,
+            "operation {n}: {:?}",
+            fixture.files()
+        );
+    }
+    assert!(
+        failures >= 4,
+        "the loop must have hit every operation, hit {failures}"
+    );
+}
+
+#[tokio::test]
+async fn a_file_that_breaks_while_it_is_read_cuts_the_body() {
+    let fixture = Fixture::new();
+    let blobs = fixture.open();
+    keep(&blobs, &[1; 1000]).await.unwrap();
+    let blob = held(&blobs, &[1; 1000]).await;
+    fixture.disk.fail_at(0, u64::MAX, Fault::Broken);
+    let cut = collect_body(FileBody::new(
+        blob,
+        Span {
+            start: 0,
+            end: 1000,
+        },
+    ))
+    .await;
+    assert!(cut.is_err());
+}
+
+#[tokio::test]
+async fn a_directory_of_a_newer_format_is_refused_untouched() {
+    let directory = tempfile::tempdir().unwrap();
+    let open = || DataDirectory::open(&OsDisk, directory.path(), Duration::ZERO);
+    drop(open().await.unwrap());
+    let format = directory.path().join("format");
+    std::fs::write(&format, "format = 2\nwritten_by = 3.1.4\n").unwrap();
+    let refused = open().await.unwrap_err().to_string();
+    assert!(
+        refused.contains("was written by mirror 3.1.4, in format 2"),
+        "{refused}"
+    );
+    std::fs::write(&format, "rubbish").unwrap();
+    assert!(matches!(
+        open().await.unwrap_err(),
+        DirectoryError::Unreadable { .. }
+    ));
+}
