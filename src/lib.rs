@@ -4,6 +4,7 @@
 //! `tests/floors.rs` checks it.
 
 pub mod blobs;
+pub mod fetch;
 pub mod index;
 pub mod oci;
 pub mod registry;

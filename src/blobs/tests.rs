@@ -1,3 +1,9 @@
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::disallowed_methods,
+    reason = "small numbers, and files damaged behind the door's back"
+)]
+
 use std::path::Path;
 use std::pin::Pin;
 use std::time::Duration;

@@ -1,10 +1,5 @@
 //! One process per data directory.
 
-#![expect(
-    clippy::disallowed_methods,
-    reason = "advisory locks need the file itself"
-)]
-
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};

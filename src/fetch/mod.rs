@@ -1,0 +1,231 @@
+//! One download per digest, for any number of readers.
+//!
+//! [`Fetch::join`] starts a flight or joins the running one. A flight is owned by the process: it appends what the
+//! upstream sends to a spool, hashes it off the async workers, and publishes how far readers may go. Readers follow
+//! the spool at their own pace. Invariants:
+//! - at most one flight per digest, and a flight ends only after its blob is committed, so that whoever comes later
+//!   finds either the flight or the blob;
+//! - the tail of a blob is published only after the digest of all of it matched, and waits for nothing else;
+//! - a reader that is slow or gone changes nothing for the others;
+//! - `fetch` never sees a repository or an upstream, only [`Source`]s.
+
+mod drive;
+mod flight;
+mod machine;
+mod part;
+mod sink;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+
+use crate::blobs::Blobs;
+use crate::oci::Digest;
+use crate::sys::tasks::Tasks;
+use crate::upstream::{BlobBody, UpstreamError};
+
+use flight::Flight;
+pub use flight::{FlightBody, Reader};
+use part::Parts;
+
+/// How many sources a flight remembers beside the one it uses.
+const SPARE_SOURCES: usize = 16;
+
+/// Opens one blob at an upstream, with one repository's rights.
+pub trait Source: Send + Sync {
+    /// Asks the upstream for the blob from `offset` on. One attempt; the flight decides about more.
+    fn open(&self, offset: u64) -> BoxFuture<'_, Result<BlobBody, UpstreamError>>;
+
+    /// What tells this source from another: sources with the same right have the same name.
+    fn name(&self) -> String;
+
+    /// How long a body may yield no byte before it counts as broken.
+    fn stall(&self) -> Duration;
+
+    /// How many failures in a row, without progress, a download survives.
+    fn retries(&self) -> u32;
+}
+
+/// How downloads behave, whichever upstream they come from.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// A download that nobody reads any more is finished when at most so many bytes are missing.
+    pub finish_abandoned: u64,
+}
+
+/// Why a download ended without its blob.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FetchError {
+    /// No source has a right to the blob, or none has it. The last answer.
+    #[error("{0}")]
+    Refused(UpstreamError),
+    /// The upstream failed more often than it may.
+    #[error("{0}")]
+    Upstream(UpstreamError),
+    /// The bytes do not have the digest. Nothing of them is kept.
+    #[error("the upstream sent {found} for {expected}")]
+    Mismatch {
+        /// The digest asked for.
+        expected: Box<Digest>,
+        /// The digest of what came.
+        found: Box<Digest>,
+    },
+    /// The length is not the one that the manifest or an earlier answer stated.
+    #[error("the upstream sent {found} bytes for a blob of {expected}")]
+    Length {
+        /// The length in bytes that was stated first.
+        expected: u64,
+        /// The length in bytes that came or was claimed.
+        found: u64,
+    },
+    /// The upstream resumed beyond the place it was asked for.
+    #[error("the upstream resumed at byte {found} instead of {expected}")]
+    Gap {
+        /// The offset asked for.
+        expected: u64,
+        /// The offset answered.
+        found: u64,
+    },
+    /// The local disk failed.
+    #[error("the cache cannot be written: {reason}")]
+    Disk {
+        /// The cause, in words.
+        reason: String,
+    },
+    /// Nobody read on and much was missing; what came is kept for a while.
+    #[error("the download was abandoned")]
+    Abandoned,
+    /// The process is closing.
+    #[error("the server is shutting down")]
+    Closing,
+}
+
+impl FetchError {
+    /// The end's name, as log field and metric label.
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::Refused(_) => "refused",
+            Self::Upstream(_) => "upstream",
+            Self::Mismatch { .. } => "mismatch",
+            Self::Length { .. } => "length",
+            Self::Gap { .. } => "gap",
+            Self::Disk { .. } => "disk",
+            Self::Abandoned => "abandoned",
+            Self::Closing => "closing",
+        }
+    }
+}
+
+/// Whether a reader started its flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Started it.
+    Leader,
+    /// Joined it.
+    Follower,
+}
+
+/// The running downloads. Clones share them.
+#[derive(Clone)]
+pub struct Fetch {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    flights: Mutex<HashMap<Digest, Arc<Flight>>>,
+    parts: Parts,
+    blobs: Blobs,
+    tasks: Tasks,
+    settings: Settings,
+}
+
+impl Fetch {
+    /// Keeps what it fetches in `blobs` and runs its downloads as tasks of `tasks`.
+    pub fn new(blobs: Blobs, tasks: Tasks, settings: Settings) -> Self {
+        let parts = Parts::new(blobs.clone());
+        let flights = Mutex::default();
+        Self {
+            shared: Arc::new(Shared {
+                flights,
+                parts,
+                blobs,
+                tasks,
+                settings,
+            }),
+        }
+    }
+
+    /// Joins the flight for `digest`, starting it from `source` when there is none. `size` is the length that a
+    /// manifest states.
+    pub fn join(&self, digest: Digest, size: Option<u64>, source: Arc<dyn Source>) -> Reader {
+        let mut flights = self.shared.flights();
+        if let Some(flight) = flights.get(&digest) {
+            flight.offer(source);
+            return Reader::join(Arc::clone(flight), Role::Follower);
+        }
+        let flight = Arc::new(Flight::new(digest, size, source));
+        flights.insert(digest, Arc::clone(&flight));
+        let reader = Reader::join(Arc::clone(&flight), Role::Leader);
+        drop(flights);
+        let shared = Arc::clone(&self.shared);
+        self.shared
+            .tasks
+            .spawn("flight", async move { drive::run(shared, flight).await });
+        reader
+    }
+
+    /// Whether a flight for `digest` is under way.
+    pub fn is_running(&self, digest: Digest) -> bool {
+        self.shared.flights().contains_key(&digest)
+    }
+
+    /// How many flights are under way.
+    pub fn running(&self) -> usize {
+        self.shared.flights().len()
+    }
+
+    /// Throws away the parts that are kept for resuming.
+    pub async fn forget_parts(&self) {
+        self.shared.parts.clear().await;
+    }
+}
+
+impl Shared {
+    fn flights(&self) -> MutexGuard<'_, HashMap<Digest, Arc<Flight>>> {
+        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the flight off the list, so that the next request starts afresh.
+    fn land(&self, flight: &Arc<Flight>) {
+        let mut flights = self.flights();
+        if flights
+            .get(&flight.digest)
+            .is_some_and(|listed| Arc::ptr_eq(listed, flight))
+        {
+            flights.remove(&flight.digest);
+        }
+    }
+
+    /// Takes the flight off the list if nobody reads it, running `meanwhile` while nobody can join.
+    fn land_if_unread<T>(&self, flight: &Arc<Flight>, meanwhile: impl FnOnce() -> T) -> Option<T> {
+        let mut flights = self.flights();
+        (flight.readers() == 0).then(|| {
+            flights.remove(&flight.digest);
+            meanwhile()
+        })
+    }
+}
+
+impl fmt::Debug for Fetch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fetch")
+            .field("running", &self.running())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,122 @@
+//! Where arriving bytes go: hashed and written on the blocking pool, one batch at a time.
+//!
+//! While a batch is being written the next one gathers, so receiving, hashing and writing overlap, and memory per
+//! download is bounded by two batches.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+
+use crate::oci::Hasher;
+use crate::sys::fs::DiskFile;
+use crate::sys::tasks;
+
+/// When so many bytes are gathered, receiving waits for the batch before them.
+const BATCH: usize = 512 * 1024;
+
+type Written = (Hasher, io::Result<u64>);
+
+pub(super) struct Sink {
+    file: Arc<dyn DiskFile>,
+    /// The hash state at `written`; away while a batch is being written.
+    hasher: Option<Hasher>,
+    gathered: Vec<Bytes>,
+    gathered_bytes: usize,
+    running: Option<BoxFuture<'static, Written>>,
+    written: u64,
+}
+
+impl Sink {
+    /// A sink for the bytes of `file` from `written` on.
+    pub(super) fn new(file: Arc<dyn DiskFile>, hasher: Hasher, written: u64) -> Self {
+        Self {
+            file,
+            hasher: Some(hasher),
+            gathered: Vec::new(),
+            gathered_bytes: 0,
+            running: None,
+            written,
+        }
+    }
+
+    /// How many bytes are hashed and in the file.
+    pub(super) const fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Whether another chunk may be gathered now.
+    pub(super) const fn has_room(&self) -> bool {
+        self.gathered_bytes < BATCH
+    }
+
+    /// Whether a batch is being written.
+    pub(super) const fn is_busy(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// Adds a chunk, and starts on it when the sink is idle.
+    pub(super) fn push(&mut self, chunk: Bytes) {
+        self.gathered_bytes = self.gathered_bytes.saturating_add(chunk.len());
+        self.gathered.push(chunk);
+        self.start();
+    }
+
+    fn start(&mut self) {
+        if self.running.is_some() || self.gathered.is_empty() {
+            return;
+        }
+        let Some(hasher) = self.hasher.take() else {
+            return;
+        };
+        let batch = std::mem::take(&mut self.gathered);
+        self.gathered_bytes = 0;
+        let (file, offset) = (Arc::clone(&self.file), self.written);
+        self.running = Some(tasks::blocking(move || write(&*file, hasher, &batch, offset)).boxed());
+    }
+
+    /// Waits for the batch that is being written, and starts on the next. Pending for ever when there is none.
+    ///
+    /// # Errors
+    /// The disk failed; the sink is of no use any more.
+    pub(super) async fn advance(&mut self) -> io::Result<()> {
+        let Some(running) = self.running.as_mut() else {
+            return std::future::pending().await;
+        };
+        let (hasher, result) = running.await;
+        self.running = None;
+        self.hasher = Some(hasher);
+        self.written = result?;
+        self.start();
+        Ok(())
+    }
+
+    /// Waits until everything that was pushed is written.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub(super) async fn flush(&mut self) -> io::Result<()> {
+        while self.is_busy() {
+            self.advance().await?;
+        }
+        Ok(())
+    }
+
+    /// The hash state at [`written`](Self::written); `None` while a batch is being written.
+    pub(super) const fn hasher(&self) -> Option<&Hasher> {
+        self.hasher.as_ref()
+    }
+}
+
+fn write(file: &dyn DiskFile, mut hasher: Hasher, batch: &[Bytes], mut offset: u64) -> Written {
+    for chunk in batch {
+        hasher.update(chunk);
+        if let Err(error) = file.write_all_at(chunk, offset) {
+            return (hasher, Err(error));
+        }
+        offset = offset.saturating_add(chunk.len() as u64);
+    }
+    (hasher, Ok(offset))
+}
