@@ -1,0 +1,36 @@
+//! What the integration tests and the examples share: a scripted Docker Hub ([`fake_hub`]), the
+//! images it holds ([`image`]) and the certificates it shows ([`tls`]).
+//!
+//! Nothing here imports the `mirror` crate. It is an independent witness: what it sends and what
+//! it says it saw is computed with the plain libraries, so that an error in our own digests,
+//! names or ranges cannot hide itself.
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "two crates include this by path and each uses a part of it"
+)]
+#![allow(
+    unreachable_pub,
+    reason = "included by path: `pub` marks what the including crates may use"
+)]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a witness owns its time, tasks and files; `mirror::sys` is what it watches"
+)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::missing_panics_doc,
+    reason = "a test double that cannot go on fails the test"
+)]
+
+pub mod fake_hub;
+pub mod image;
+pub mod tls;
+
+pub use fake_hub::{
+    Armed, At, Builder, FakeHub, Fault, Gate, Origin, Outcome, Recorded, Rule, Target,
+};
+pub use image::{Blob, Format, Image, ImageSpec, Platform, PlatformImage, digest_of};
