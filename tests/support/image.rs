@@ -21,6 +21,28 @@ pub fn digest_of(bytes: &[u8]) -> String {
     text
 }
 
+/// Whether a file is a 64-bit little-endian ELF program that needs no dynamic loader.
+pub fn is_static_program(path: &Path) -> bool {
+    std::fs::read(path).is_ok_and(|bytes| elf_without_loader(&bytes).unwrap_or(false))
+}
+
+fn elf_without_loader(bytes: &[u8]) -> Option<bool> {
+    const LOADER: u32 = 3; // PT_INTERP
+    let number = |at: usize| Some(usize::from(u16::from_le_bytes(*bytes[at..].first_chunk()?)));
+    if bytes.len() < 64 || !bytes.starts_with(b"\x7fELF\x02\x01") {
+        return None;
+    }
+    let table = usize::try_from(u64::from_le_bytes(*bytes[32..].first_chunk()?)).ok()?;
+    let (size, count) = (number(54)?, number(56)?);
+    for entry in 0..count {
+        let at = table.checked_add(entry * size)?;
+        if u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?) == LOADER {
+            return Some(false);
+        }
+    }
+    Some(true)
+}
+
 /// Deterministic bytes that do not compress.
 pub fn seeded_bytes(seed: u64, len: usize) -> Bytes {
     let mut bytes = vec![0; len];
@@ -205,12 +227,17 @@ impl ImageSpec {
         }
     }
 
-    /// An image that prints "hello from mirror" when it runs on the host's platform: `binary` is
-    /// a static busybox. Other platforms hold a text file only.
+    /// An image of two layers that can be run: see [`Self::binary`].
     pub fn runnable(binary: impl Into<PathBuf>) -> Self {
-        let mut spec = Self::layers(2);
-        spec.binary = Some(binary.into());
-        spec
+        Self::layers(2).binary(binary)
+    }
+
+    /// Makes the lowest layer of the host's platform a static busybox, so that the image prints
+    /// "hello from mirror" when it runs there. On other platforms that layer is a text file.
+    #[must_use]
+    pub fn binary(mut self, binary: impl Into<PathBuf>) -> Self {
+        self.binary = Some(binary.into());
+        self
     }
 
     /// Other bytes in every layer.

@@ -72,12 +72,7 @@ pub(super) async fn serve(transport: Transport, origin: Origin, shared: Arc<Shar
     };
     let number = shared.state().number();
     while let Ok(Some(request)) = connection.read_request().await {
-        let (plan, record) = {
-            let mut state = shared.state();
-            let record = state.record(Recorded::new(origin, number, &request));
-            (Plan::new(&mut state, origin, &request), record)
-        };
-        shared.announce();
+        let (record, plan) = shared.arrive(origin, number, &request);
         let mut progress = Progress {
             shared: Arc::clone(&shared),
             record,

@@ -38,6 +38,8 @@ use super::image::{Image, ImageSpec, PlatformImage, digest_of};
 use super::tls::TestAuthority;
 use gate::DEADLINE;
 use origin::Slot;
+use plan::Plan;
+use request::Request;
 use state::{Manifest, State};
 
 /// What all connections share.
@@ -45,6 +47,7 @@ struct Shared {
     state: Mutex<State>,
     /// Changes with every record that is made or brought up to date.
     changes: watch::Sender<u64>,
+    log: Option<Log>,
 }
 
 impl Shared {
@@ -52,18 +55,36 @@ impl Shared {
         self.state.lock().expect("no one panics with the lock")
     }
 
+    /// Records a request and decides how it is answered.
+    fn arrive(&self, origin: Origin, connection: u64, request: &Request) -> (u64, Plan) {
+        let mut state = self.state();
+        let recorded = Recorded::new(origin, connection, request);
+        let plan = Plan::new(&mut state, origin, request);
+        if let Some(log) = &self.log {
+            let line = recorded.describe(&state.names);
+            log(&format!("{line} -> {}", plan.answer.status));
+        }
+        let number = state.record(recorded);
+        drop(state);
+        self.announce();
+        (number, plan)
+    }
+
     fn announce(&self) {
         self.changes.send_modify(|count| *count += 1);
     }
 }
 
+/// Takes the line of a request when it arrives.
+type Log = Box<dyn Fn(&str) + Send + Sync>;
+
 /// How a hub is to be.
-#[derive(Clone, Debug)]
 pub struct Builder {
     tls: bool,
     token_ttl: Duration,
     users: Vec<(String, String)>,
     port: u16,
+    log: Option<Log>,
 }
 
 impl Builder {
@@ -96,6 +117,14 @@ impl Builder {
         self
     }
 
+    /// Calls `log` with the line of each request when it arrives, as in
+    /// [`FakeHub::summary_with_status`].
+    #[must_use]
+    pub fn log(mut self, log: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        self.log = Some(Box::new(log));
+        self
+    }
+
     /// Binds and serves. The hub lives on the runtime that calls this.
     pub async fn start(self) -> FakeHub {
         let authority = self.tls.then(TestAuthority::new);
@@ -118,6 +147,7 @@ impl Builder {
             shared: Arc::new(Shared {
                 state: Mutex::new(state),
                 changes: watch::Sender::new(0),
+                log: self.log,
             }),
             slots: tokio::sync::Mutex::new(slots),
             authority,
@@ -150,6 +180,7 @@ impl FakeHub {
             token_ttl: Duration::from_mins(5),
             users: Vec::new(),
             port: 0,
+            log: None,
         }
     }
 
