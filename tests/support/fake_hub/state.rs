@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::faults::ArmedRule;
-use super::record::{Names, Origin, Outcome, Recorded};
+use super::record::{Names, Origin, Recorded};
 
 /// A manifest or index, with the type it was pushed as.
 #[derive(Clone, Debug)]
@@ -195,10 +195,5 @@ impl State {
 
     pub(super) fn take_records(&mut self) -> Vec<Recorded> {
         self.records.drain(..).map(|(_, it)| it).collect()
-    }
-
-    pub(super) fn any_pending(&self) -> bool {
-        let pending = |it: &Recorded| it.outcome == Outcome::Pending;
-        self.records.iter().any(|(_, it)| pending(it))
     }
 }
