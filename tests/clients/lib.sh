@@ -1,0 +1,280 @@
+# shellcheck shell=bash
+# What the tests of the real clients share: a temporary directory, a scripted upstream, a mirror in front of it, waits
+# that end, and an end that stops every process and says what went wrong.
+#
+# A test file sources this, calls `begin NAME` before each of its tests, and simply runs: the first command that fails
+# fails the test it is in, prints the tails of all logs and ends the file.
+
+# shellcheck disable=SC2034 # the files that source this use what it names
+
+set -Eeuo pipefail
+shopt -s inherit_errexit
+trap 'echo "error: $(basename "${BASH_SOURCE[0]}"), line $LINENO: $BASH_COMMAND: status $?" >&2' ERR
+
+readonly image=docker.io/library/nginx:latest
+readonly repository=library/nginx
+readonly layers=10
+# What the image prints when it runs.
+readonly greeting="hello from mirror"
+# Seconds that any one wait, and any one client command, may take.
+readonly patience=60
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+readonly root
+readonly target=${CARGO_TARGET_DIR:-$root/target}
+readonly mirror_binary=${MIRROR_BINARY:-$target/release/mirror}
+readonly fake_hub_binary=${FAKE_HUB_BINARY:-$target/debug/examples/fake_hub}
+
+# Short, because a unix socket's path may have no more than 107 bytes.
+work=$(mktemp -d /tmp/mirror-clients.XXXXXX)
+readonly work
+readonly logs=$work/logs
+mkdir "$logs"
+
+suite=$(basename "$0" .sh)
+readonly suite
+readonly results=${CLIENTS_RESULTS:-$work/results}
+current=
+started=()
+
+# --- Tests and their outcome ---------------------------------------------------------------------------------------
+
+# Ends the test that runs, which has passed, and starts the named one.
+begin() {
+    passed
+    current=$1
+}
+
+passed() {
+    if [[ -n $current ]]; then
+        outcome ok
+    fi
+    current=
+}
+
+outcome() {
+    echo "$1   $suite: $current"
+    echo "$1" >>"$results"
+}
+
+fail() {
+    echo "error: $*" >&2
+    exit 1
+}
+
+# A client that is not installed is a failure, never a test left out.
+need() {
+    local command
+    for command in curl jq "$@"; do
+        command -v "$command" >/dev/null || fail "$command is not installed; .ci/run installs it"
+    done
+    [[ $(id -u) == 0 ]] || fail "the clients' daemons need root"
+}
+
+# Runs a command, which has to succeed and to print just what is expected.
+assert_prints() {
+    local expected=$1 actual
+    shift
+    actual=$("$@")
+    if [[ $expected != "$actual" ]]; then
+        diff --unified --label expected --label actual <(echo "$expected") <(echo "$actual") >&2 || true
+        fail "not what is expected of: $*"
+    fi
+}
+
+# --- Processes -----------------------------------------------------------------------------------------------------
+
+# Starts a daemon whose output goes to its log; it is stopped at the end, the last one first.
+start() {
+    local name=$1
+    shift
+    "$@" >"$logs/$name.log" 2>&1 &
+    started+=("$!")
+}
+
+# Waits for a command to succeed, and for no longer than the daemon it asks about lives.
+wait_for() {
+    local what=$1 deadline=$((SECONDS + patience))
+    shift
+    until "$@" >/dev/null 2>&1; do
+        kill -0 "${started[-1]}" 2>/dev/null || fail "$what: the process has ended"
+        ((SECONDS < deadline)) || fail "$what: not within $patience s"
+        sleep 0.1
+    done
+}
+
+# Runs a client, in a home of its own so that nobody's credentials or settings take part.
+client() {
+    HOME=$work/home timeout --kill-after=5 "$patience" "$@"
+}
+
+# Runs a command whose output matters only if the test fails.
+logged() {
+    local name=$1
+    shift
+    "$@" >>"$logs/$name.log" 2>&1
+}
+
+stop() {
+    local process=$1 deadline=$((SECONDS + 15))
+    kill "$process" 2>/dev/null || return 0
+    while kill -0 "$process" 2>/dev/null; do
+        if ((SECONDS >= deadline)); then
+            kill -KILL "$process" 2>/dev/null || true
+            break
+        fi
+        sleep 0.1
+    done
+    wait "$process" 2>/dev/null || true
+}
+
+free_port() {
+    local port
+    while true; do
+        port=$((20000 + RANDOM % 12000))
+        if ! (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
+            echo "$port"
+            return
+        fi
+    done
+}
+
+# --- The upstream and the mirror -----------------------------------------------------------------------------------
+
+# Starts a scripted Docker Hub that holds one image of $layers layers, whose first one has a static busybox, and which
+# records what it is asked.
+start_upstream() {
+    start upstream "$fake_hub_binary" --port 0 --binary "$(command -v busybox)" --layers "$layers"
+    wait_for "fake hub starts" grep --quiet CONTROL "$logs/upstream.log"
+    # shellcheck disable=SC1091 # lines of the form KEY=VALUE
+    set -o allexport && source "$logs/upstream.log" && set +o allexport
+}
+
+# What the upstream was asked since it last forgot, one "METHOD path" a line, sorted.
+upstream_requests() {
+    curl --silent --show-error --fail --max-time 10 "$CONTROL/requests" | LC_ALL=C sort
+}
+
+forget_upstream_requests() {
+    curl --silent --show-error --fail --max-time 10 --request DELETE "$CONTROL/requests"
+}
+
+# Starts a mirror with an empty cache at $mirror_address.
+start_mirror() {
+    mirror_address=127.0.0.1:$(free_port)
+    start mirror "$mirror_binary" serve --listen "$mirror_address" --dir "$work/mirror"
+    wait_for "mirror starts" mirror_is_ready
+}
+
+mirror_is_ready() {
+    curl --silent --show-error --fail --max-time 5 "http://$mirror_address/readyz"
+}
+
+write_registries_conf() {
+    cat >"$work/registries.conf" <<TOML
+unqualified-search-registries = ["docker.io"]
+
+[[registry]]
+prefix = "docker.io"
+location = "docker.io"
+
+[[registry.mirror]]
+location = "$mirror_address"
+insecure = true
+TOML
+}
+
+# A manifest, by tag or by digest, as the mirror serves it.
+manifest() {
+    curl --silent --show-error --fail --max-time 10 \
+        --header "Accept: application/vnd.oci.image.index.v1+json" \
+        --header "Accept: application/vnd.oci.image.manifest.v1+json" \
+        "http://$mirror_address/v2/$repository/manifests/$1"
+}
+
+index_digest() {
+    manifest latest | digest_of_input
+}
+
+digest_of_input() {
+    sha256sum | sed 's/^\([0-9a-f]*\).*/sha256:\1/'
+}
+
+# The digests of the manifests of all platforms.
+platform_digests() {
+    manifest latest | jq --raw-output '.manifests[].digest'
+}
+
+# The digest of the manifest for this machine's platform.
+own_platform_digest() {
+    manifest latest | jq --raw-output --arg own "$(dpkg --print-architecture)" \
+        '.manifests[] | select(.platform.architecture == $own) | .digest'
+}
+
+# The digests of the config and of the layers of a platform.
+blob_digests() {
+    manifest "$1" | jq --raw-output '.config.digest, .layers[].digest'
+}
+
+# A first pull of the platforms named asks the upstream for each thing once: a token, the manifests and every blob, each
+# from the registry and then from where that redirects to.
+assert_cold_pull() {
+    local expected
+    expected=$(cold_pull_requests "$@" | LC_ALL=C sort --unique)
+    assert_prints "$expected" upstream_requests
+}
+
+cold_pull_requests() {
+    local platform digest
+    echo "GET /token"
+    echo "GET /v2/$repository/manifests/latest"
+    for platform in "$@"; do
+        echo "GET /v2/$repository/manifests/$platform"
+        for digest in $(blob_digests "$platform"); do
+            echo "GET /v2/$repository/blobs/$digest"
+            echo "GET /cdn/$digest"
+        done
+    done
+}
+
+assert_no_upstream_requests() {
+    assert_prints "" upstream_requests
+}
+
+# --- The end -------------------------------------------------------------------------------------------------------
+
+show_logs() {
+    local log
+    for log in "$logs"/*.log; do
+        [[ -e $log ]] || continue
+        echo "--- the last lines of $(basename "$log")" >&2
+        tail --lines=40 "$log" >&2
+    done
+}
+
+unmount_all() {
+    local mount
+    while read -r mount; do
+        umount --lazy "$mount" || true
+    done < <(awk -v below="$work/" 'index($2, below) == 1 { print $2 }' /proc/mounts | sort --reverse)
+}
+
+finish() {
+    local status=$? index
+    trap - EXIT
+    if ((status == 0)); then
+        passed
+    else
+        current=${current:-starts} outcome FAIL
+        show_logs
+    fi
+    for ((index = ${#started[@]} - 1; index >= 0; index--)); do
+        stop "${started[index]}"
+    done
+    unmount_all
+    rm -rf "$work"
+    exit "$status"
+}
+
+trap finish EXIT
+trap 'exit 130' INT TERM
