@@ -9,6 +9,8 @@
 
 set -Eeuo pipefail
 shopt -s inherit_errexit
+# Where daemons live, and a login without root does not look.
+PATH=$PATH:/usr/sbin:/sbin
 trap 'echo "error: $(basename "${BASH_SOURCE[0]}"), line $LINENO: $BASH_COMMAND: status $?" >&2' ERR
 
 readonly image=docker.io/library/nginx:latest
