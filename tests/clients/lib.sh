@@ -11,7 +11,7 @@ set -Eeuo pipefail
 shopt -s inherit_errexit
 # Where daemons live, and a login without root does not look.
 PATH=$PATH:/usr/sbin:/sbin
-trap 'echo "error: $(basename "${BASH_SOURCE[0]}"), line $LINENO: $BASH_COMMAND: status $?" >&2' ERR
+trap 'echo "error: status $? of line $LINENO in ${BASH_SOURCE[0]##*/}: $BASH_COMMAND" >&2' ERR
 
 readonly image=docker.io/library/nginx:latest
 readonly repository=library/nginx
