@@ -54,7 +54,7 @@ write_hosts
 
 begin "pulls through the mirror"
 logged ctr pull
-assert_cold_pull "$(own_platform_digest)"
+assert_cold_pull "$(own_architecture)"
 
 begin "runs what it pulled"
 assert_prints "$greeting" run first

@@ -30,7 +30,7 @@ start_dockerd
 
 begin "pulls through the mirror"
 logged docker docker_cli pull "$image"
-assert_cold_pull "$(own_platform_digest)"
+assert_cold_pull "$(own_architecture)"
 
 begin "runs what it pulled"
 assert_prints "$greeting" docker_cli run --rm --network none "$image"

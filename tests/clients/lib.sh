@@ -152,9 +152,10 @@ start_upstream() {
     set -o allexport && source "$logs/upstream.log" && set +o allexport
 }
 
-# What the upstream was asked since it last forgot, one "METHOD path" a line, sorted.
+# What the upstream was asked since it last forgot, one request a line, in byte order. Digests have names here, such as
+# "amd64.layer0".
 upstream_requests() {
-    curl --silent --show-error --fail --max-time 10 "$CONTROL/requests" | LC_ALL=C sort
+    curl --silent --show-error --fail --max-time 10 "$CONTROL/requests" | jq --raw-output '.[].line' | LC_ALL=C sort
 }
 
 forget_upstream_requests() {
@@ -186,55 +187,41 @@ insecure = true
 TOML
 }
 
-# A manifest, by tag or by digest, as the mirror serves it.
-manifest() {
+# What the mirror serves below the image's repository, such as manifests/latest.
+get() {
     curl --silent --show-error --fail --max-time 10 \
         --header "Accept: application/vnd.oci.image.index.v1+json" \
         --header "Accept: application/vnd.oci.image.manifest.v1+json" \
-        "http://$mirror_address/v2/$repository/manifests/$1"
+        "http://$mirror_address/v2/$repository/$1"
 }
 
-index_digest() {
-    manifest latest | digest_of_input
+# The digest of what the mirror serves there.
+digest_of() {
+    get "$1" | sha256sum | sed 's/^\([0-9a-f]*\).*/sha256:\1/'
 }
 
-digest_of_input() {
-    sha256sum | sed 's/^\([0-9a-f]*\).*/sha256:\1/'
+# The platform of this machine, as an index names it.
+own_architecture() {
+    dpkg --print-architecture
 }
 
-# The digests of the manifests of all platforms.
-platform_digests() {
-    manifest latest | jq --raw-output '.manifests[].digest'
-}
-
-# The digest of the manifest for this machine's platform.
-own_platform_digest() {
-    manifest latest | jq --raw-output --arg own "$(dpkg --print-architecture)" \
-        '.manifests[] | select(.platform.architecture == $own) | .digest'
-}
-
-# The digests of the config and of the layers of a platform.
-blob_digests() {
-    manifest "$1" | jq --raw-output '.config.digest, .layers[].digest'
-}
-
-# A first pull of the platforms named asks the upstream for each thing once: a token, the manifests and every blob, each
+# A first pull of the architectures named asks the upstream for each thing once: a token, the manifests, and every blob,
 # from the registry and then from where that redirects to.
 assert_cold_pull() {
     local expected
-    expected=$(cold_pull_requests "$@" | LC_ALL=C sort --unique)
+    expected=$(cold_pull_requests "$@" | LC_ALL=C sort)
     assert_prints "$expected" upstream_requests
 }
 
 cold_pull_requests() {
-    local platform digest
-    echo "GET /token"
-    echo "GET /v2/$repository/manifests/latest"
-    for platform in "$@"; do
-        echo "GET /v2/$repository/manifests/$platform"
-        for digest in $(blob_digests "$platform"); do
-            echo "GET /v2/$repository/blobs/$digest"
-            echo "GET /cdn/$digest"
+    local architecture blob
+    echo "token GET $repository:pull"
+    echo "registry GET $repository/manifests/latest"
+    for architecture in "$@"; do
+        echo "registry GET $repository/manifests/$architecture.manifest"
+        for blob in config $(seq --format "layer%.0f" 0 $((layers - 1))); do
+            echo "registry GET $repository/blobs/$architecture.$blob"
+            echo "cdn GET $architecture.$blob"
         done
     done
 }

@@ -23,7 +23,7 @@ write_registries_conf
 
 begin "pulls through the mirror"
 logged podman podman_cli pull "$image"
-assert_cold_pull "$(own_platform_digest)"
+assert_cold_pull "$(own_architecture)"
 
 begin "runs what it pulled"
 assert_prints "$greeting" run
