@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The manifest types that are asked of an upstream: what `Accept` carries, whoever the client is.
 pub const ACCEPT_MANIFESTS: &str = concat!(
@@ -114,6 +114,12 @@ impl fmt::Display for MediaType {
 impl Serialize for MediaType {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for MediaType {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        std::borrow::Cow::<'de, str>::deserialize(deserializer).map(|text| Self::parse(&text))
     }
 }
 

@@ -9,21 +9,26 @@
 )]
 
 pub mod challenge;
+pub mod descriptor;
 pub mod digest;
 pub mod error;
 pub mod link;
+pub mod manifest;
 pub mod media_type;
 pub mod name;
 pub mod range;
 pub mod request;
 pub mod scope;
 
+mod bounded;
 mod query;
 
 pub use challenge::{Bearer, Challenge, parse_challenges};
+pub use descriptor::{Descriptor, Platform};
 pub use digest::{Algorithm, Digest, DigestError, Hasher};
 pub use error::{Code, ErrorBody};
 pub use link::{NextLink, next_link};
+pub use manifest::{Kind, MANIFEST_LIMIT, Manifest, ManifestError};
 pub use media_type::{ACCEPT_MANIFESTS, MediaType};
 pub use name::{NameError, Reference, ReferenceError, RepositoryName, Tag, TagError};
 pub use range::{ByteRange, ContentRange, Span, Unsatisfiable};
