@@ -121,7 +121,12 @@ fn the_limits() {
         parse_challenges(["Basic, Basic"; CHALLENGES_LIMIT].into_iter()).len(),
         CHALLENGES_LIMIT
     );
-    let params = |count| (0..count).map(|n| format!("p{n}=1,")).collect::<String>();
+    let params = |count| {
+        (0..count)
+            .map(|n| format!("p{n}=1"))
+            .collect::<Vec<_>>()
+            .join(",")
+    };
     assert_eq!(
         parse(&format!("A {}", params(PARAMS_LIMIT)))[0]
             .params

@@ -15,11 +15,11 @@ proptest! {
     }
 }
 
-fn next(last: &str) -> Option<NextLink> {
-    Some(NextLink {
+fn page(last: &str) -> NextLink {
+    NextLink {
         n: None,
         last: last.into(),
-    })
+    }
 }
 
 #[test]
@@ -32,9 +32,12 @@ fn forms_that_registries_send() {
         "</v2/a/tags/list?n=&last=x>; rel=\"next\"",
         "</v2/a/tags/list?n=many&last=x>; rel=\"next\"",
     ] {
-        assert_eq!(next_link(header), next("x"), "{header}");
+        assert_eq!(next_link(header), Some(page("x")), "{header}");
     }
-    assert_eq!(next_link("</v2/a?last=a%2Fb>; rel=\"next\""), next("a/b"));
+    assert_eq!(
+        next_link("</v2/a?last=a%2Fb>; rel=\"next\""),
+        Some(page("a/b"))
+    );
 }
 
 #[test]
@@ -62,10 +65,10 @@ fn headers_without_a_next_page() {
 fn the_limits() {
     let link = |last: &str| format!("<?last={last}>; rel=\"next\"");
     let longest = "a".repeat(LAST_LIMIT);
-    assert_eq!(next_link(&link(&longest)), next(&longest));
+    assert_eq!(next_link(&link(&longest)), Some(page(&longest)));
     assert_eq!(next_link(&link(&format!("{longest}a"))), None);
     let others = |count| format!("{}{}", "<x>; rel=prev, ".repeat(count), link("x"));
-    assert_eq!(next_link(&others(LINKS_LIMIT - 1)), next("x"));
+    assert_eq!(next_link(&others(LINKS_LIMIT - 1)), Some(page("x")));
     assert_eq!(next_link(&others(LINKS_LIMIT)), None);
     assert_eq!(
         next_link(&format!("{}{}", link("x"), " ".repeat(LIMIT))),
