@@ -6,5 +6,6 @@
 pub mod clock;
 pub mod fs;
 pub mod random;
+pub mod secret;
 pub mod single_flight;
 pub mod tasks;

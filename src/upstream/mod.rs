@@ -1,7 +1,421 @@
 //! The client of a remote registry.
+//!
+//! It asks and reports; what to keep and what to say to a client is decided above. Every wait, body and repetition
+//! is bounded, every error names the host that was asked, and neither credentials nor tokens reach a redirect's
+//! target, an error or a log. Making an [`Upstream`] does no I/O on the network: nothing is asked before someone
+//! needs it.
 
+mod auth;
+mod blob;
 mod body;
+mod counters;
 mod error;
+mod failure;
+mod ledger;
+mod redirect;
+mod request;
+mod retry;
+mod settings;
+mod tls;
+mod token;
+mod transport;
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::Method;
+use http::header::{AUTHORIZATION, HeaderValue, LINK};
+use reqwest::Url;
+use serde::Deserialize;
 
 pub use body::BlobBody;
+pub use counters::{Class, Counters, Kind};
 pub use error::{Phase, UpstreamError};
+pub use ledger::Ledger;
+pub use settings::{BuildError, Credentials, Settings};
+
+use crate::oci::digest::Digest;
+use crate::oci::link::next_link;
+use crate::oci::media_type::{ACCEPT_MANIFESTS, MediaType};
+use crate::oci::name::{Reference, RepositoryName, Tag};
+use crate::oci::scope::Scope;
+use crate::sys::clock::Clock;
+use crate::sys::tasks::Tasks;
+use auth::{Auth, Trust};
+use counters::Tally;
+use ledger::RunningLedger;
+use request::{Question, bad_host, content_length, media_type, not_html};
+use retry::retried;
+use settings::base_url;
+use token::{Limits, Tokens, User};
+use transport::{Blobs, Control};
+
+/// The most bytes of a manifest.
+const MANIFEST_LIMIT: usize = 4 * 1024 * 1024;
+/// The most bytes of one page of tags: 60,000 tags of the greatest length.
+const TAGS_LIMIT: usize = 8 * 1024 * 1024;
+
+/// A remote registry. Clones share connections, tokens, counters and the ledger.
+#[derive(Clone)]
+pub struct Upstream(Arc<Inner>);
+
+struct Inner {
+    settings: Settings,
+    base: Url,
+    control: Control,
+    blobs: Blobs,
+    auth: Auth,
+    ledger: RunningLedger,
+    tally: Arc<Tally>,
+    clock: Arc<dyn Clock>,
+}
+
+/// What a `HEAD` of a manifest tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManifestHead {
+    /// The manifest's digest as the upstream claims it. `None` when it names none or does not answer `HEAD`: then
+    /// only a `GET` can tell.
+    pub digest: Option<Digest>,
+    /// `Content-Type` without parameters.
+    pub media_type: Option<String>,
+    /// The manifest's length in bytes.
+    pub size: Option<u64>,
+}
+
+/// A manifest as it was sent. Nothing of it is verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManifestBody {
+    /// The exact bytes, at most 4 MiB.
+    pub bytes: Bytes,
+    /// `Content-Type` without parameters.
+    pub media_type: Option<String>,
+    /// The digest that the upstream claims.
+    pub claimed: Option<Digest>,
+}
+
+/// One page of a repository's tags.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TagList {
+    /// The tags in the upstream's order; what is not a tag by the grammar is left out.
+    pub tags: Vec<String>,
+    /// Where the next page begins, when there is one.
+    pub next_last: Option<String>,
+}
+
+impl Upstream {
+    /// An upstream that runs its shared work as tasks of `tasks`.
+    ///
+    /// # Errors
+    /// The settings are of no use.
+    pub fn new(
+        settings: Settings,
+        clock: Arc<dyn Clock>,
+        tasks: Tasks,
+    ) -> Result<Self, BuildError> {
+        let base = base_url(&settings.url)?;
+        let token_url = settings.token_url.as_ref().map(base_url).transpose()?;
+        let tally = Arc::new(Tally::default());
+        let tls = tls::client_config(&settings.ca)?;
+        let control = Control::new(tls.clone(), settings.timeout, Arc::clone(&tally))?;
+        let blobs = Blobs::new(
+            tls,
+            settings.timeout,
+            settings.max_connections,
+            Arc::clone(&tally),
+        );
+        let user = settings.credentials.as_ref();
+        let user = user.and_then(|credentials| user_of(credentials, control.client(), &base));
+        let limits = Limits {
+            timeout: settings.timeout,
+            stall: settings.stall,
+            retries: settings.retries,
+        };
+        let basic = user.as_ref().map(|user| user.basic.clone());
+        let tokens = Tokens::new(control.clone(), user, Arc::clone(&clock), tasks, limits);
+        let trust = Trust {
+            registry: base.clone(),
+            token_url,
+        };
+        let auth = Auth::new(trust, basic, settings.known_service(), tokens);
+        Ok(Self(Arc::new(Inner {
+            settings,
+            base,
+            control,
+            blobs,
+            auth,
+            ledger: RunningLedger::default(),
+            tally,
+            clock,
+        })))
+    }
+
+    /// The registry's name as clients write it.
+    pub fn name(&self) -> &Arc<str> {
+        &self.0.settings.name
+    }
+
+    /// Asks which manifest `reference` names. Docker Hub does not count this as a pull.
+    ///
+    /// # Errors
+    /// [`UpstreamError`]; passing ones were repeated.
+    pub async fn head_manifest(
+        &self,
+        name: &RepositoryName,
+        reference: &Reference,
+    ) -> Result<ManifestHead, UpstreamError> {
+        let question = self
+            .0
+            .manifest(Kind::ManifestHead, Method::HEAD, name, reference)?;
+        match self.0.ask(&question, 0).await {
+            Ok(answer) => Ok(ManifestHead {
+                digest: claimed(&answer.headers),
+                media_type: media_type(&answer.headers).map(Into::into),
+                size: content_length(&answer.headers),
+            }),
+            Err(UpstreamError::Status {
+                status: 405 | 501, ..
+            }) => Ok(ManifestHead {
+                digest: None,
+                media_type: None,
+                size: None,
+            }),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Fetches the manifest that `reference` names. Docker Hub counts this as a pull.
+    ///
+    /// # Errors
+    /// [`UpstreamError`]; passing ones were repeated. An answer of more than 4 MiB is a
+    /// [`BadAnswer`](UpstreamError::BadAnswer), known as such before it is read where its length is told.
+    pub async fn get_manifest(
+        &self,
+        name: &RepositoryName,
+        reference: &Reference,
+    ) -> Result<ManifestBody, UpstreamError> {
+        let question = self
+            .0
+            .manifest(Kind::ManifestGet, Method::GET, name, reference)?;
+        let answer = self.0.ask(&question, MANIFEST_LIMIT).await?;
+        not_html(&answer.host, &answer.headers)?;
+        Ok(ManifestBody {
+            claimed: claimed(&answer.headers),
+            media_type: media_type(&answer.headers).map(Into::into),
+            bytes: answer.bytes,
+        })
+    }
+
+    /// Asks whether the repository has a blob; yields its length in bytes where that is told.
+    ///
+    /// A registry that redirects has it. Its CDN is asked for the length, but may refuse to answer `HEAD`.
+    ///
+    /// # Errors
+    /// [`UpstreamError`]; passing ones were repeated.
+    pub async fn head_blob(
+        &self,
+        name: &RepositoryName,
+        digest: Digest,
+    ) -> Result<Option<u64>, UpstreamError> {
+        self.0.head_blob(name, digest).await
+    }
+
+    /// Opens a blob at `offset`: one attempt, apart from one new token when the registry refuses the one in use.
+    ///
+    /// The body holds one of the upstream's transfer slots until it ends or is dropped.
+    ///
+    /// # Errors
+    /// [`UpstreamError`]; nothing was repeated.
+    pub async fn open_blob(
+        &self,
+        name: &RepositoryName,
+        digest: Digest,
+        offset: u64,
+    ) -> Result<BlobBody, UpstreamError> {
+        self.0.open_blob(name, digest, offset).await
+    }
+
+    /// One page of the repository's tags: at most `n`, after `last`.
+    ///
+    /// # Errors
+    /// [`UpstreamError`]; passing ones were repeated.
+    pub async fn tags(
+        &self,
+        name: &RepositoryName,
+        n: Option<u64>,
+        last: Option<&str>,
+    ) -> Result<TagList, UpstreamError> {
+        let mut url = self.0.url(name, "tags/list")?;
+        if let Some(n) = n {
+            url.query_pairs_mut().append_pair("n", &n.to_string());
+        }
+        if let Some(last) = last {
+            url.query_pairs_mut().append_pair("last", last);
+        }
+        let question = self.0.question(Kind::Tags, url, name, "application/json");
+        let answer = self.0.ask(&question, TAGS_LIMIT).await?;
+        let listed: Listed = serde_json::from_slice(&answer.bytes)
+            .map_err(|_| bad_host(&answer.host, "its list of tags is not JSON".into()))?;
+        let tags = listed.tags.unwrap_or_default();
+        let link = answer.headers.get(LINK).and_then(|link| link.to_str().ok());
+        Ok(TagList {
+            next_last: link.and_then(|link| next_last(link, &tags)),
+            tags: tags
+                .into_iter()
+                .filter(|tag| tag.parse::<Tag>().is_ok())
+                .collect(),
+        })
+    }
+
+    /// The index of what refers to a manifest, or `None` when the upstream has no such list: then the referrers tag
+    /// may tell.
+    ///
+    /// # Errors
+    /// [`UpstreamError`]; passing ones were repeated.
+    pub async fn referrers(
+        &self,
+        name: &RepositoryName,
+        digest: Digest,
+    ) -> Result<Option<Bytes>, UpstreamError> {
+        let url = self.0.url(name, &format!("referrers/{digest}"))?;
+        let question = self.0.question(Kind::Referrers, url, name, INDEX);
+        match self.0.ask(&question, MANIFEST_LIMIT).await {
+            Ok(answer) => {
+                // A front end that answers everything with some page of its own has no list either.
+                let media_type = media_type(&answer.headers).map(MediaType::parse);
+                Ok((media_type == Some(MediaType::OciIndex)).then_some(answer.bytes))
+            }
+            Err(
+                UpstreamError::NotFound { .. }
+                | UpstreamError::Status {
+                    status: 405 | 501, ..
+                },
+            ) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The rate limit as of the upstream's last answer.
+    pub fn ledger(&self) -> Ledger {
+        self.0.ledger.snapshot()
+    }
+
+    /// How much was asked, and how it was answered.
+    pub fn counters(&self) -> Counters {
+        self.0.tally.snapshot()
+    }
+}
+
+impl fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upstream")
+            .field("settings", &self.0.settings)
+            .field("auth", &self.0.auth)
+            .finish_non_exhaustive()
+    }
+}
+
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+
+impl Inner {
+    async fn head_blob(
+        &self,
+        name: &RepositoryName,
+        digest: Digest,
+    ) -> Result<Option<u64>, UpstreamError> {
+        let url = self.url(name, &format!("blobs/{digest}"))?;
+        let question = Question {
+            method: Method::HEAD,
+            ..self.question(Kind::BlobHead, url, name, "*/*")
+        };
+        let deadline = self.deadline();
+        let attempt = || async {
+            match self.attempt(&question, 0, &deadline).await {
+                Ok(answer) => {
+                    not_html(&answer.host, &answer.headers)?;
+                    Ok(content_length(&answer.headers))
+                }
+                Err(failure) if failure.is_only_the_cdns() => Ok(None),
+                Err(failure) => Err(failure),
+            }
+        };
+        retried(self.settings.retries, &deadline, attempt).await
+    }
+
+    fn manifest(
+        &self,
+        kind: Kind,
+        method: Method,
+        name: &RepositoryName,
+        reference: &Reference,
+    ) -> Result<Question, UpstreamError> {
+        let url = self.url(name, &format!("manifests/{reference}"))?;
+        Ok(Question {
+            method,
+            ..self.question(kind, url, name, ACCEPT_MANIFESTS)
+        })
+    }
+
+    fn question(
+        &self,
+        kind: Kind,
+        url: Url,
+        name: &RepositoryName,
+        accept: &'static str,
+    ) -> Question {
+        Question {
+            kind,
+            method: Method::GET,
+            url,
+            scope: Scope::pull(name),
+            accept,
+            offset: 0,
+        }
+    }
+
+    /// `<base>/v2/<name>/<rest>`; every part is of a grammar that needs no escapes.
+    fn url(&self, name: &RepositoryName, rest: &str) -> Result<Url, UpstreamError> {
+        let base = self.base.as_str().trim_end_matches('/');
+        Url::parse(&format!("{base}/v2/{name}/{rest}"))
+            .map_err(|_| bad_host(&redirect::host_of(&self.base), "its URL is unusable".into()))
+    }
+}
+
+/// A page of tags; `null` where a repository has none.
+#[derive(Deserialize)]
+struct Listed {
+    tags: Option<Vec<String>>,
+}
+
+/// Where the page after `tags` begins. Some registries put a token of their own into the link instead of `last`.
+fn next_last(link: &str, tags: &[String]) -> Option<String> {
+    match next_link(link) {
+        Some(next) => Some(next.last),
+        None if link.contains("rel=\"next\"") => tags.last().cloned(),
+        None => None,
+    }
+}
+
+/// `Docker-Content-Digest`, when it is a digest.
+fn claimed(headers: &http::HeaderMap) -> Option<Digest> {
+    headers
+        .get("docker-content-digest")?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()
+}
+
+/// The user with the header that reqwest makes of name and password.
+fn user_of(credentials: &Credentials, client: &reqwest::Client, base: &Url) -> Option<User> {
+    let password = Some(credentials.password.expose());
+    let request = client
+        .get(base.clone())
+        .basic_auth(&credentials.username, password);
+    let mut basic: HeaderValue = request.build().ok()?.headers().get(AUTHORIZATION)?.clone();
+    basic.set_sensitive(true);
+    Some(User {
+        name: credentials.username.clone(),
+        basic,
+    })
+}

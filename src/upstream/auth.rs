@@ -1,0 +1,311 @@
+//! What a request to the registry is authorised with, and how its challenges are answered.
+//!
+//! The credentials go to two places: the registry's own origin and the configured token endpoint's. A challenge that
+//! names another token endpoint is answered without them, and not at all when that would mean http for a registry
+//! that is spoken to by https (CVE-2026-33540 is what happens otherwise).
+
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+
+use http::header::WWW_AUTHENTICATE;
+use http::{HeaderMap, HeaderValue};
+use reqwest::Url;
+
+use super::UpstreamError;
+use super::redirect::host_of;
+use super::token::{Endpoint, Grant, Tokens};
+use super::transport::{Arrived, Deadline};
+use crate::oci::challenge::{Bearer, parse_challenges};
+use crate::oci::scope::Scope;
+
+/// What a request is authorised with.
+#[derive(Debug)]
+pub(super) enum Access {
+    /// Nothing.
+    Anonymous,
+    /// The credentials themselves.
+    Basic(HeaderValue),
+    /// A token.
+    Bearer(Grant),
+}
+
+impl Access {
+    /// The value of `Authorization`, marked as not to be shown.
+    pub(super) fn header(&self) -> Option<&HeaderValue> {
+        match self {
+            Self::Anonymous => None,
+            Self::Basic(header) => Some(header),
+            Self::Bearer(grant) => Some(grant.token.header()),
+        }
+    }
+}
+
+/// How the registry wants to be asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Scheme {
+    Basic,
+    Bearer(Endpoint),
+}
+
+/// Whom the credentials may be sent to.
+#[derive(Debug)]
+pub(super) struct Trust {
+    /// The registry.
+    pub(super) registry: Url,
+    /// The configured token endpoint.
+    pub(super) token_url: Option<Url>,
+}
+
+impl Trust {
+    /// The token endpoint that a challenge names.
+    ///
+    /// # Errors
+    /// Why it is not asked, in words.
+    fn endpoint(&self, bearer: Bearer) -> Result<Endpoint, String> {
+        let mut realm = Url::parse(&bearer.realm)
+            .ok()
+            .filter(|realm| matches!(realm.scheme(), "http" | "https"))
+            .filter(|realm| realm.username().is_empty() && realm.password().is_none())
+            .ok_or("its challenge names a token endpoint that is not a URL")?;
+        realm.set_fragment(None);
+        let same = |known: &Url| known.origin() == realm.origin();
+        let trusted = same(&self.registry) || self.token_url.as_ref().is_some_and(same);
+        if !trusted && self.registry.scheme() == "https" && realm.scheme() != "https" {
+            let host = host_of(&realm);
+            return Err(format!(
+                "its challenge names a token endpoint that is not https, at {host}"
+            ));
+        }
+        Ok(Endpoint {
+            realm,
+            service: bearer.service,
+            trusted,
+        })
+    }
+
+    /// The way to answer the challenges in `headers`: a token where one will do, else the credentials.
+    fn scheme(&self, headers: &HeaderMap) -> Result<Option<Scheme>, String> {
+        let values = headers.get_all(WWW_AUTHENTICATE);
+        let challenges = parse_challenges(values.iter().filter_map(|value| value.to_str().ok()));
+        let basic = challenges.iter().any(|challenge| challenge.is_basic());
+        let bearer = challenges.iter().find_map(|challenge| challenge.bearer());
+        match bearer.map(|bearer| self.endpoint(bearer)) {
+            Some(Ok(endpoint)) => Ok(Some(Scheme::Bearer(endpoint))),
+            Some(Err(reason)) if !basic => Err(reason),
+            _ => Ok(basic.then_some(Scheme::Basic)),
+        }
+    }
+}
+
+/// Authorises the requests to one registry.
+pub(super) struct Auth {
+    trust: Trust,
+    basic: Option<HeaderValue>,
+    /// What the registry has last accepted, so that no request is spent on being refused.
+    known: Mutex<Option<Scheme>>,
+    tokens: Tokens,
+}
+
+impl Auth {
+    /// `basic` is the credentials as a header. With a configured token endpoint and a `service` to ask it for, even
+    /// the first request carries a token.
+    pub(super) fn new(
+        trust: Trust,
+        basic: Option<HeaderValue>,
+        service: Option<&str>,
+        tokens: Tokens,
+    ) -> Self {
+        let preset = trust.token_url.clone().zip(service);
+        let preset = preset.map(|(realm, service)| {
+            Scheme::Bearer(Endpoint {
+                realm,
+                service: Some(service.into()),
+                trusted: true,
+            })
+        });
+        Self {
+            trust,
+            basic,
+            known: Mutex::new(preset),
+            tokens,
+        }
+    }
+
+    /// What to send with a request for `scope` before the registry has said anything to it.
+    pub(super) async fn access(
+        &self,
+        scope: &Scope,
+        deadline: &Deadline,
+    ) -> Result<Access, UpstreamError> {
+        let known = self.known().clone();
+        match known {
+            None => Ok(Access::Anonymous),
+            Some(scheme) => self.grant(&scheme, scope, deadline).await,
+        }
+    }
+
+    /// What to send instead of `used`, which the registry refused with 401; `None` when there is nothing better.
+    pub(super) async fn respond(
+        &self,
+        refusal: &Arrived<()>,
+        used: &Access,
+        scope: &Scope,
+        deadline: &Deadline,
+    ) -> Result<Option<Access>, UpstreamError> {
+        let scheme = self.trust.scheme(&refusal.headers);
+        let scheme = scheme.map_err(|reason| UpstreamError::BadAnswer {
+            host: refusal.host(),
+            reason,
+        })?;
+        match (scheme, used) {
+            (None, _) | (Some(Scheme::Basic), Access::Basic(_)) => Ok(None),
+            (Some(Scheme::Basic), _) if self.basic.is_none() => Ok(None),
+            (Some(Scheme::Bearer(endpoint)), Access::Bearer(used))
+                if used.fresh && used.endpoint == endpoint =>
+            {
+                Ok(None)
+            }
+            (Some(scheme), used) => {
+                if let Access::Bearer(used) = used {
+                    self.tokens.forget(used, scope);
+                }
+                self.grant(&scheme, scope, deadline).await.map(Some)
+            }
+        }
+    }
+
+    /// Remembers that the registry accepted `access`, which answered its challenge.
+    pub(super) fn learn(&self, access: &Access) {
+        let scheme = match access {
+            Access::Anonymous => return,
+            Access::Basic(_) => Scheme::Basic,
+            Access::Bearer(grant) => Scheme::Bearer(grant.endpoint.clone()),
+        };
+        *self.known() = Some(scheme);
+    }
+
+    async fn grant(
+        &self,
+        scheme: &Scheme,
+        scope: &Scope,
+        deadline: &Deadline,
+    ) -> Result<Access, UpstreamError> {
+        match scheme {
+            Scheme::Basic => Ok(self.basic.clone().map_or(Access::Anonymous, Access::Basic)),
+            Scheme::Bearer(endpoint) => {
+                let grant = self.tokens.grant(endpoint, scope, deadline).await?;
+                Ok(Access::Bearer(grant))
+            }
+        }
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, Option<Scheme>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Auth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Auth")
+            .field("trust", &self.trust)
+            .field("known", &*self.known())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trust(registry: &str) -> Trust {
+        Trust {
+            registry: Url::parse(registry).unwrap(),
+            token_url: Some(Url::parse("https://auth.test/token").unwrap()),
+        }
+    }
+
+    fn scheme(trust: &Trust, challenge: &str) -> Result<Option<Scheme>, String> {
+        let value = HeaderValue::from_str(challenge).unwrap();
+        trust.scheme(&HeaderMap::from_iter([(WWW_AUTHENTICATE, value)]))
+    }
+
+    fn trusted(registry: &str, realm: &str) -> Result<bool, String> {
+        match scheme(&trust(registry), &format!("Bearer realm=\"{realm}\""))? {
+            Some(Scheme::Bearer(endpoint)) => Ok(endpoint.trusted),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn credentials_are_for_the_registry_and_the_configured_endpoint() {
+        for (realm, expected) in [
+            ("https://auth.test/token", true),
+            ("https://auth.test:443/other?x=y", true),
+            ("https://registry.test/v2/token", true),
+            ("https://auth.test:8443/token", false),
+            ("https://auth.test.evil.test/token", false),
+            ("https://evil.test/token", false),
+        ] {
+            assert_eq!(
+                trusted("https://registry.test", realm),
+                Ok(expected),
+                "{realm}"
+            );
+        }
+    }
+
+    #[test]
+    fn https_is_never_downgraded() {
+        let refused = |host| {
+            Err(format!(
+                "its challenge names a token endpoint that is not https, at {host}"
+            ))
+        };
+        let registry = "https://registry.test";
+        assert_eq!(
+            trusted(registry, "http://auth.test/token"),
+            refused("auth.test")
+        );
+        assert_eq!(
+            trusted(registry, "http://registry.test/token"),
+            refused("registry.test")
+        );
+        assert_eq!(
+            trusted(registry, "http://evil.test:81/"),
+            refused("evil.test:81")
+        );
+        assert_eq!(
+            trusted("http://127.0.0.1:5000", "http://evil.test/"),
+            Ok(false)
+        );
+    }
+
+    #[test]
+    fn a_realm_that_is_no_url_is_refused() {
+        for realm in [
+            "token",
+            "//auth.test/token",
+            "ftp://auth.test/",
+            "https://me:pw@auth.test/",
+        ] {
+            assert!(trusted("https://registry.test", realm).is_err(), "{realm}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_preferred_to_the_password_itself() {
+        let trust = trust("https://registry.test");
+        assert_eq!(scheme(&trust, "Basic realm=\"x\""), Ok(Some(Scheme::Basic)));
+        assert_eq!(scheme(&trust, "Negotiate"), Ok(None));
+        let both = scheme(
+            &trust,
+            "Basic realm=\"x\", Bearer realm=\"https://auth.test/t\",service=s",
+        );
+        assert!(matches!(both, Ok(Some(Scheme::Bearer(_)))), "{both:?}");
+        let downgraded = scheme(
+            &trust,
+            "Bearer realm=\"http://evil.test/\", Basic realm=\"x\"",
+        );
+        assert_eq!(downgraded, Ok(Some(Scheme::Basic)));
+    }
+}

@@ -1,0 +1,92 @@
+//! What an upstream must be told to be asked.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Uri;
+use reqwest::Url;
+
+use crate::sys::secret::Secret;
+
+/// The registry that names without a host mean.
+const DOCKER_HUB: &str = "docker.io";
+/// What Docker Hub calls itself in its challenges.
+const DOCKER_HUB_SERVICE: &str = "registry.docker.io";
+
+/// Settings of one upstream.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The registry's name as clients write it: `docker.io`.
+    pub name: Arc<str>,
+    /// Where its API is, without `/v2`: `https://registry-1.docker.io`.
+    pub url: Uri,
+    /// The token endpoint that may have the credentials besides the registry's own host.
+    pub token_url: Option<Uri>,
+    /// The user as whom the upstream is asked; without them it is asked anonymously.
+    pub credentials: Option<Credentials>,
+    /// Certificate authorities that are trusted besides the system's, each one or more certificates as PEM.
+    pub ca: Vec<Vec<u8>>,
+    /// How long connecting and waiting for the first byte may take, all attempts of one question together.
+    pub timeout: Duration,
+    /// How long a body may pause.
+    pub stall: Duration,
+    /// How often a question that failed in passing is repeated. Blob transfers are not repeated here.
+    pub retries: u32,
+    /// How many blob transfers may run at once, at least one.
+    pub max_connections: usize,
+}
+
+/// A user of an upstream.
+#[derive(Clone, Debug)]
+pub struct Credentials {
+    /// The user's name.
+    pub username: String,
+    /// The password or personal access token.
+    pub password: Secret,
+}
+
+/// Why an upstream's settings are of no use.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// Not a URL that can be asked.
+    #[error("{url} is not an absolute http or https URL without user and query")]
+    Url {
+        /// The URL as configured.
+        url: String,
+    },
+    /// Not a certificate authority.
+    #[error("the certificate authority is unusable: {reason}")]
+    Certificate {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The TLS library refuses to start.
+    #[error("TLS is not available: {reason}")]
+    Tls {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl Settings {
+    /// The `service` that tokens are asked for before the registry has named one itself.
+    pub(super) fn known_service(&self) -> Option<&'static str> {
+        (&*self.name == DOCKER_HUB).then_some(DOCKER_HUB_SERVICE)
+    }
+}
+
+/// `uri` as a URL that requests can be made of, without a slash at its end.
+pub(super) fn base_url(uri: &Uri) -> Result<Url, BuildError> {
+    let text = uri.to_string();
+    let usable = |url: &Url| {
+        matches!(url.scheme(), "http" | "https")
+            && url.username().is_empty()
+            && url.password().is_none()
+            && url.query().is_none()
+    };
+    Url::parse(text.trim_end_matches('/'))
+        .ok()
+        .filter(usable)
+        .ok_or(BuildError::Url { url: text })
+}
