@@ -6,6 +6,8 @@
 pub mod blobs;
 pub mod fetch;
 pub mod index;
+pub mod cli;
+pub mod config;
 pub mod oci;
 pub mod registry;
 pub mod store;

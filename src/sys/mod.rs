@@ -9,3 +9,4 @@ pub mod random;
 pub mod secret;
 pub mod single_flight;
 pub mod tasks;
+pub mod telemetry;

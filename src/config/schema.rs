@@ -1,0 +1,235 @@
+//! Every key, once: its path, and what it sets. The reference `mirror.toml` explains them.
+
+use std::time::Duration;
+
+use super::value::{Fault, Value};
+use super::{DEFAULT_UPSTREAM, Fsync, Settings, UpstreamSettings};
+use crate::sys::telemetry;
+
+const ANY: Duration = Duration::ZERO;
+const POSITIVE: Duration = Duration::from_millis(1);
+
+/// One key of `mirror.toml`.
+pub(super) struct Key {
+    /// The path in the file, segments separated by dots; `*` stands for an upstream's name.
+    pub(super) path: &'static str,
+    /// Whether the value is a secret: may come from a file or a variable, and is never shown.
+    pub(super) secret: bool,
+    pub(super) set: Set,
+}
+
+/// Puts a value in its place, and refuses what does not fit there.
+pub(super) enum Set {
+    Global(fn(&mut Settings, &Value) -> Result<(), Fault>),
+    Upstream(fn(&mut UpstreamSettings, &Value) -> Result<(), Fault>),
+}
+
+impl Key {
+    const fn global(
+        path: &'static str,
+        set: fn(&mut Settings, &Value) -> Result<(), Fault>,
+    ) -> Self {
+        Self {
+            path,
+            secret: false,
+            set: Set::Global(set),
+        }
+    }
+
+    const fn upstream(
+        path: &'static str,
+        set: fn(&mut UpstreamSettings, &Value) -> Result<(), Fault>,
+    ) -> Self {
+        Self {
+            path,
+            secret: false,
+            set: Set::Upstream(set),
+        }
+    }
+
+    const fn secret(self) -> Self {
+        Self {
+            secret: true,
+            ..self
+        }
+    }
+
+    pub(super) fn segments(&self) -> impl Iterator<Item = &'static str> {
+        self.path.split('.')
+    }
+
+    fn starts_with(&self, path: &[&str]) -> bool {
+        let mut segments = self.segments();
+        path.iter()
+            .all(|wanted| segments.next().is_some_and(|it| it == "*" || it == *wanted))
+    }
+
+    /// The name without its table.
+    pub(super) fn name(&self) -> &'static str {
+        self.path.rsplit('.').next().unwrap_or(self.path)
+    }
+
+    /// The table that holds it, as a header names it.
+    pub(super) fn table(&self) -> &'static str {
+        self.path.rsplit_once('.').map_or("", |(table, _)| table)
+    }
+
+    /// The full path for a message, such as `upstreams."docker.io".url`.
+    pub(super) fn display(&self, upstream: Option<&str>) -> String {
+        match upstream {
+            Some(name) => self.path.replacen('*', &format!("{name:?}"), 1),
+            None => self.path.to_owned(),
+        }
+    }
+}
+
+/// Every key, in the order of the reference.
+pub(super) static KEYS: [Key; 22] = [
+    Key::global("server.listen", |s, v| {
+        v.listen().map(|it| s.server.listen = it)
+    }),
+    Key::global("server.drain", |s, v| {
+        v.duration(ANY).map(|it| s.server.drain = it)
+    }),
+    Key::global("server.lock_wait", |s, v| {
+        v.duration(ANY).map(|it| s.server.lock_wait = it)
+    }),
+    Key::global("server.max_connections", |s, v| {
+        v.count(1..=1_000_000)
+            .map(|it| s.server.max_connections = it)
+    }),
+    Key::global("storage.dir", |s, v| v.path().map(|it| s.storage.dir = it)),
+    Key::global("storage.fsync", |s, v| {
+        v.choice(&FSYNC).map(|it| s.storage.fsync = it)
+    }),
+    Key::global("cache.memory", |s, v| {
+        v.size().map(|it| s.cache.memory = it)
+    }),
+    Key::global("cache.tag_ttl", |s, v| {
+        v.duration(ANY).map(|it| s.cache.tag_ttl = it)
+    }),
+    Key::global("cache.revalidate_timeout", |s, v| {
+        v.duration(POSITIVE)
+            .map(|it| s.cache.revalidate_timeout = it)
+    }),
+    Key::global("cache.finish_abandoned", |s, v| {
+        v.size().map(|it| s.cache.finish_abandoned = it)
+    }),
+    Key::upstream("upstreams.*.url", |u, v| v.url().map(|it| u.url = it)),
+    Key::upstream("upstreams.*.token_url", |u, v| {
+        v.url().map(|it| u.token_url = Some(it))
+    }),
+    Key::upstream("upstreams.*.username", |u, v| {
+        v.text().map(|it| u.username = Some(it))
+    }),
+    Key::upstream("upstreams.*.password", |u, v| {
+        v.secret().map(|it| u.password = Some(it))
+    })
+    .secret(),
+    Key::upstream("upstreams.*.ca", |u, v| v.path().map(|it| u.ca = Some(it))),
+    Key::upstream("upstreams.*.timeout", |u, v| {
+        v.duration(POSITIVE).map(|it| u.timeout = it)
+    }),
+    Key::upstream("upstreams.*.stall", |u, v| {
+        v.duration(POSITIVE).map(|it| u.stall = it)
+    }),
+    Key::upstream("upstreams.*.retries", |u, v| {
+        v.count(0..=100).map(|it| u.retries = it)
+    }),
+    Key::upstream("upstreams.*.max_connections", |u, v| {
+        v.count(1..=10_000).map(|it| u.max_connections = it)
+    }),
+    Key::global("log.level", |s, v| level(v).map(|it| s.log.level = it)),
+    Key::global("log.format", |s, v| {
+        v.choice(&FORMATS).map(|it| s.log.format = it)
+    }),
+    Key::global("log.access", |s, v| access(v).map(|it| s.log.access = it)),
+];
+
+/// What a path in the file stands for.
+pub(super) enum Node<'p> {
+    /// A key, and the upstream it belongs to.
+    Key {
+        key: &'static Key,
+        upstream: Option<&'p str>,
+    },
+    /// A table that holds keys or tables.
+    Table,
+    /// A table of an upstream that this version does not serve.
+    Upstream,
+    Unknown,
+}
+
+/// Looks up a path, segment by segment.
+pub(super) fn find<'p>(path: &[&'p str]) -> Node<'p> {
+    if let ["upstreams", name, ..] = path
+        && *name != DEFAULT_UPSTREAM
+    {
+        return Node::Upstream;
+    }
+    let Some(key) = KEYS.iter().find(|key| key.starts_with(path)) else {
+        return Node::Unknown;
+    };
+    if key.segments().count() > path.len() {
+        return Node::Table;
+    }
+    let upstream = match key.set {
+        Set::Upstream(_) => path.get(1).copied(),
+        Set::Global(_) => None,
+    };
+    Node::Key { key, upstream }
+}
+
+/// The names of what a table may hold.
+pub(super) fn names_in(table: &[&str]) -> Vec<&'static str> {
+    let mut names: Vec<_> = KEYS
+        .iter()
+        .filter(|key| key.starts_with(table))
+        .filter_map(|key| key.segments().nth(table.len()))
+        .collect();
+    names.dedup();
+    names
+}
+
+/// A segment as TOML wants it: in quotes unless it is a bare key.
+pub(super) fn quoted(segment: &str) -> String {
+    let bare = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    if !segment.is_empty() && segment.bytes().all(bare) {
+        segment.to_owned()
+    } else {
+        format!("{segment:?}")
+    }
+}
+
+const FSYNC: [(&str, Fsync); 3] = [
+    ("hosted", Fsync::Hosted),
+    ("always", Fsync::Always),
+    ("never", Fsync::Never),
+];
+
+const FORMATS: [(&str, telemetry::Format); 3] = [
+    ("auto", telemetry::Format::Auto),
+    ("pretty", telemetry::Format::Pretty),
+    ("json", telemetry::Format::Json),
+];
+
+fn level(value: &Value) -> Result<telemetry::Level, Fault> {
+    const HELP: &str = r#"write a level such as "info", or "info,mirror::upstream=debug""#;
+    let text = value.text()?;
+    text.parse()
+        .map_err(|why: telemetry::InvalidLevel| Fault::new(why.to_string(), HELP))
+}
+
+fn access(value: &Value) -> Result<telemetry::AccessTarget, Fault> {
+    let path = value.path()?;
+    match path.to_str() {
+        Some("off") => Ok(telemetry::AccessTarget::Off),
+        Some("stdout") => Ok(telemetry::AccessTarget::Stdout),
+        // A lone word is a misspelt choice more often than a file in the working directory.
+        Some(word) if !word.contains('/') => Err(Fault::new(
+            format!("{word:?} is neither \"off\" nor \"stdout\" nor a path"),
+            format!("for a file of this name write \"./{word}\""),
+        )),
+        _ => Ok(telemetry::AccessTarget::File(path)),
+    }
+}
