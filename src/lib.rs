@@ -4,11 +4,12 @@
 //! `tests/floors.rs` checks it.
 
 pub mod blobs;
-pub mod fetch;
-pub mod index;
 pub mod cli;
 pub mod config;
+pub mod fetch;
+pub mod index;
 pub mod oci;
+pub mod proxy;
 pub mod registry;
 pub mod store;
 pub mod sys;

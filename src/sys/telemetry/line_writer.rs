@@ -228,18 +228,18 @@ mod tests {
         let (begun, writes) = sync_channel(16);
         let (gate, proceed) = sync_channel(16);
         let writer = LineWriter::start("test", Gate { begun, proceed }, limit).unwrap();
-        (writer, writes, gate)
+        (writer, written, gate)
     }
 
     #[test]
     fn lines_that_gather_during_a_write_go_out_together() {
-        let (writer, writes, gate) = gated(100);
+        let (writer, written, gate) = gated(100);
         writer.line("a");
-        assert_eq!(writes.recv_timeout(LONG).unwrap(), b"a\n");
+        assert_eq!(written.recv_timeout(LONG).unwrap(), b"a\n");
         writer.line("b");
         writer.line("c");
         gate.send(Ok(())).unwrap();
-        assert_eq!(writes.recv_timeout(LONG).unwrap(), b"b\nc\n");
+        assert_eq!(written.recv_timeout(LONG).unwrap(), b"b\nc\n");
         gate.send(Ok(())).unwrap();
         assert!(writer.flush(LONG));
         assert_eq!(writer.dropped(), 0);
@@ -247,26 +247,26 @@ mod tests {
 
     #[test]
     fn a_blocked_target_costs_the_lines_beyond_the_limit_and_nothing_else() {
-        let (writer, writes, gate) = gated(6);
+        let (writer, written, gate) = gated(6);
         writer.line("0");
-        assert_eq!(writes.recv_timeout(LONG).unwrap(), b"0\n");
+        assert_eq!(written.recv_timeout(LONG).unwrap(), b"0\n");
         for line in ["1", "2", "3", "4", "5"] {
             writer.line(line);
         }
         assert_eq!(writer.dropped(), 2);
         assert!(!writer.flush(Duration::from_millis(1)));
         gate.send(Ok(())).unwrap();
-        assert_eq!(writes.recv_timeout(LONG).unwrap(), b"1\n2\n3\n");
+        assert_eq!(written.recv_timeout(LONG).unwrap(), b"1\n2\n3\n");
         gate.send(Ok(())).unwrap();
         assert!(writer.flush(LONG));
     }
 
     #[test]
     fn a_line_longer_than_the_limit_is_dropped_alone() {
-        let (writer, writes, gate) = gated(4);
+        let (writer, written, gate) = gated(4);
         writer.line("long");
         writer.line("ok");
-        assert_eq!(writes.recv_timeout(LONG).unwrap(), b"ok\n");
+        assert_eq!(written.recv_timeout(LONG).unwrap(), b"ok\n");
         gate.send(Ok(())).unwrap();
         assert!(writer.flush(LONG));
         assert_eq!(writer.dropped(), 1);
@@ -274,15 +274,15 @@ mod tests {
 
     #[test]
     fn a_target_that_refuses_lines_counts_as_loss_and_may_recover() {
-        let (writer, writes, gate) = gated(100);
+        let (writer, written, gate) = gated(100);
         writer.line("lost");
-        assert_eq!(writes.recv_timeout(LONG).unwrap(), b"lost\n");
+        assert_eq!(written.recv_timeout(LONG).unwrap(), b"lost\n");
         gate.send(Err(io::Error::from(io::ErrorKind::BrokenPipe)))
             .unwrap();
         assert!(writer.flush(LONG));
         assert_eq!(writer.dropped(), 1);
         writer.line("kept");
-        assert_eq!(writes.recv_timeout(LONG).unwrap(), b"kept\n");
+        assert_eq!(written.recv_timeout(LONG).unwrap(), b"kept\n");
         gate.send(Ok(())).unwrap();
         assert!(writer.flush(LONG));
         assert_eq!(writer.dropped(), 1);
@@ -290,15 +290,15 @@ mod tests {
 
     #[test]
     fn the_last_lines_are_written_after_the_last_writer_is_gone() {
-        let (writer, writes, gate) = gated(100);
+        let (writer, written, gate) = gated(100);
         writer.line("a");
-        assert_eq!(writes.recv_timeout(LONG).unwrap(), b"a\n");
+        assert_eq!(written.recv_timeout(LONG).unwrap(), b"a\n");
         writer.line("b");
         drop(writer);
         gate.send(Ok(())).unwrap();
-        assert_eq!(writes.recv_timeout(LONG).unwrap(), b"b\n");
+        assert_eq!(written.recv_timeout(LONG).unwrap(), b"b\n");
         gate.send(Ok(())).unwrap();
         // The thread ends, and its target with it.
-        assert!(writes.recv_timeout(LONG).is_err());
+        assert!(written.recv_timeout(LONG).is_err());
     }
 }

@@ -1,0 +1,199 @@
+//! Blobs: from the cache, or from the flight that fetches them.
+
+use std::sync::Arc;
+
+use super::Inner;
+use super::failure::{Failure, Wanted};
+use super::source::RepositorySource;
+use crate::blobs::{FileBody, HeldBlob, Lookup};
+use crate::fetch::{Reader, Role};
+use crate::index::Membership;
+use crate::oci::{ByteRange, Digest, RepositoryName, Span};
+use crate::registry::{Answer, BlobContent, BlobFacts, MissReason, Outcome, RegistryError};
+
+impl Inner {
+    pub(super) async fn blob_facts(
+        self: &Arc<Self>,
+        name: &RepositoryName,
+        digest: Digest,
+    ) -> Result<Answer<BlobFacts>, RegistryError> {
+        let found = self.find_facts(name, digest).await;
+        found.map_err(|failure| failure.registry_error(Wanted::Blob(name, digest)))
+    }
+
+    async fn find_facts(
+        self: &Arc<Self>,
+        name: &RepositoryName,
+        digest: Digest,
+    ) -> Result<Answer<BlobFacts>, Failure> {
+        let held = self.parts.blobs.size(digest).await?;
+        let member = self.member(name, digest).await?;
+        if let (Some(size), Some(_)) = (held, member) {
+            return Ok(self.answer(BlobFacts { digest, size }, Outcome::Hit));
+        }
+        let told = self.prove_blob(name, digest).await?;
+        let stated = member.and_then(|membership| membership.size);
+        let size = held.or(stated).or(told).ok_or_else(|| {
+            Failure::bad(format!(
+                "{} does not tell the length of {digest}",
+                self.upstream_name()
+            ))
+        })?;
+        let outcome = match held {
+            Some(_) => Outcome::Revalidated,
+            None => Outcome::Miss(MissReason::Absent),
+        };
+        Ok(self.answer(BlobFacts { digest, size }, outcome))
+    }
+
+    pub(super) async fn blob(
+        self: &Arc<Self>,
+        name: &RepositoryName,
+        digest: Digest,
+        range: Option<ByteRange>,
+    ) -> Result<Answer<BlobContent>, RegistryError> {
+        let wanted = Wanted::Blob(name, digest);
+        let failed = |failure: Failure| failure.registry_error(wanted);
+        let member = self.member(name, digest).await.map_err(failed)?;
+        let reason = match self
+            .parts
+            .blobs
+            .open(digest)
+            .await
+            .map_err(|error| failed(error.into()))?
+        {
+            Lookup::Held(held) => {
+                let outcome = self.entitle(name, digest, member).await.map_err(failed)?;
+                let content = held_content(digest, held, range)?;
+                return Ok(self.answer(content, outcome));
+            }
+            Lookup::Absent => MissReason::Absent,
+            Lookup::Lost => MissReason::Lost,
+        };
+        let mut reader = self.join(name, digest, member);
+        let outcome = match reader.role() {
+            Role::Leader => Outcome::Miss(reason),
+            Role::Follower => Outcome::Coalesced,
+        };
+        let total = reader
+            .opened()
+            .await
+            .map_err(|error| failed(error.into()))?;
+        // The flight may be another repository's. Our own source, once it answered, has noted membership.
+        let member = self.member(name, digest).await.map_err(failed)?;
+        self.entitle(name, digest, member).await.map_err(failed)?;
+        let content = flight_content(digest, reader, total, range)
+            .await
+            .map_err(|error| match error {
+                Unstreamable::Range(error) => error,
+                Unstreamable::Fetch(failure) => failed(failure),
+            })?;
+        Ok(self.answer(content, outcome))
+    }
+
+    fn join(
+        self: &Arc<Self>,
+        name: &RepositoryName,
+        digest: Digest,
+        member: Option<Membership>,
+    ) -> Reader {
+        let source = RepositorySource {
+            inner: Arc::clone(self),
+            name: name.clone(),
+            digest,
+        };
+        let size = member.and_then(|membership| membership.size);
+        self.parts.fetch.join(digest, size, Arc::new(source))
+    }
+
+    /// Makes sure that the blob belongs to the repository, asking the upstream if that is not known.
+    async fn entitle(
+        self: &Arc<Self>,
+        name: &RepositoryName,
+        digest: Digest,
+        member: Option<Membership>,
+    ) -> Result<Outcome, Failure> {
+        if member.is_some() {
+            return Ok(Outcome::Hit);
+        }
+        self.prove_blob(name, digest).await?;
+        Ok(Outcome::Revalidated)
+    }
+
+    /// Asks the upstream by `HEAD`, with the repository's own rights, whether the blob is there; yields its length
+    /// if that is told.
+    async fn prove_blob(
+        self: &Arc<Self>,
+        name: &RepositoryName,
+        digest: Digest,
+    ) -> Result<Option<u64>, Failure> {
+        let question = || {
+            let (inner, name) = (Arc::clone(self), name.clone());
+            async move {
+                let told = inner.parts.upstream.head_blob(&name, digest).await?;
+                inner.admit(&name, digest, None).await;
+                Ok(told)
+            }
+        };
+        let (answer, _) = self.proving.run((name.clone(), digest), question).await;
+        answer.unwrap_or(Err(Failure::Closing))
+    }
+}
+
+/// Why a running flight cannot be streamed to this client.
+enum Unstreamable {
+    Range(RegistryError),
+    Fetch(Failure),
+}
+
+fn held_content(
+    digest: Digest,
+    held: HeldBlob,
+    range: Option<ByteRange>,
+) -> Result<BlobContent, RegistryError> {
+    let size = held.size;
+    let span = span(range, size)?;
+    let whole = Span {
+        start: 0,
+        end: size,
+    };
+    let body = Box::pin(FileBody::new(held, span.unwrap_or(whole)));
+    Ok(BlobContent {
+        digest,
+        size: Some(size),
+        span,
+        body,
+    })
+}
+
+async fn flight_content(
+    digest: Digest,
+    mut reader: Reader,
+    total: Option<u64>,
+    range: Option<ByteRange>,
+) -> Result<BlobContent, Unstreamable> {
+    let size = match (total, range) {
+        // A range can be placed only in a blob whose length is known.
+        (None, Some(_)) => {
+            let size = reader.completed().await;
+            Some(size.map_err(|error| Unstreamable::Fetch(error.into()))?)
+        }
+        (total, _) => total,
+    };
+    let span = match size {
+        Some(size) => span(range, size).map_err(Unstreamable::Range)?,
+        None => None,
+    };
+    let body = Box::pin(reader.stream(span, size));
+    Ok(BlobContent {
+        digest,
+        size,
+        span,
+        body,
+    })
+}
+
+fn span(range: Option<ByteRange>, size: u64) -> Result<Option<Span>, RegistryError> {
+    let resolved = range.map(|range| range.resolve(size)).transpose();
+    resolved.map_err(|_| RegistryError::RangeNotSatisfiable { size })
+}

@@ -1,0 +1,171 @@
+//! Why the proxy has no fresh answer, and what that means for the client.
+//!
+//! The table is the decision matrix of `protocol.md`, B.5: absence only when the upstream said so, never a bare 401
+//! or 429, and a message that names the host.
+
+use std::sync::Arc;
+
+use crate::blobs::BlobsError;
+use crate::fetch::FetchError;
+use crate::index::IndexError;
+use crate::oci::{Digest, Reference, RepositoryName};
+use crate::registry::{RegistryError, StaleReason};
+use crate::upstream::{Phase, UpstreamError};
+
+/// Why there is no fresh answer. Cheap to clone: it reaches everyone who waited.
+#[derive(Clone, Debug)]
+pub(super) enum Failure {
+    /// The upstream could not answer.
+    Upstream(Arc<UpstreamError>),
+    /// The upstream's answer cannot be used.
+    Bad(Arc<str>),
+    /// A blob's download ended without it.
+    Fetch(Arc<FetchError>),
+    /// The index or the disk failed.
+    Local(Arc<str>),
+    /// The question's task died with the process.
+    Closing,
+}
+
+/// What the client asked for, to say what is unknown.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Wanted<'a> {
+    Manifest(&'a RepositoryName, &'a Reference),
+    Blob(&'a RepositoryName, Digest),
+    List(&'a RepositoryName),
+}
+
+impl From<UpstreamError> for Failure {
+    fn from(error: UpstreamError) -> Self {
+        Self::Upstream(Arc::new(error))
+    }
+}
+
+impl From<FetchError> for Failure {
+    fn from(error: FetchError) -> Self {
+        match error {
+            FetchError::Refused(error) | FetchError::Upstream(error) => error.into(),
+            error => Self::Fetch(Arc::new(error)),
+        }
+    }
+}
+
+impl From<IndexError> for Failure {
+    fn from(error: IndexError) -> Self {
+        Self::Local(error.to_string().into())
+    }
+}
+
+impl From<BlobsError> for Failure {
+    fn from(error: BlobsError) -> Self {
+        Self::Local(error.to_string().into())
+    }
+}
+
+impl Failure {
+    pub(super) fn bad(reason: impl Into<String>) -> Self {
+        Self::Bad(reason.into().into())
+    }
+
+    /// Whether the upstream said for sure that this is not to be had: it does not exist, or not for us.
+    pub(super) fn is_absence(&self) -> bool {
+        let Self::Upstream(error) = self else {
+            return false;
+        };
+        matches!(
+            **error,
+            UpstreamError::NotFound { .. } | UpstreamError::Denied { .. }
+        )
+    }
+
+    /// The reason for serving a stale copy instead.
+    pub(super) fn stale_reason(&self) -> StaleReason {
+        let Self::Upstream(error) = self else {
+            return StaleReason::UpstreamError;
+        };
+        match **error {
+            UpstreamError::RateLimited { .. } => StaleReason::RateLimited,
+            UpstreamError::Unreachable { phase, .. } if is_timeout(phase) => StaleReason::Timeout,
+            UpstreamError::Unreachable { .. } => StaleReason::Unreachable,
+            UpstreamError::Denied { .. } | UpstreamError::CredentialsRefused { .. } => {
+                StaleReason::Denied
+            }
+            _ => StaleReason::UpstreamError,
+        }
+    }
+
+    /// What the client is told when there is no copy.
+    pub(super) fn registry_error(&self, wanted: Wanted<'_>) -> RegistryError {
+        match self {
+            Self::Upstream(error) => from_upstream(error, wanted),
+            Self::Bad(reason) => RegistryError::BadUpstream {
+                message: reason.to_string(),
+            },
+            Self::Fetch(error) => from_fetch(error),
+            Self::Local(reason) => RegistryError::Internal {
+                message: reason.to_string(),
+            },
+            Self::Closing => RegistryError::Unreachable {
+                message: "the server is shutting down; try again".to_owned(),
+            },
+        }
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Upstream(error) => error.fmt(f),
+            Self::Bad(reason) | Self::Local(reason) => f.write_str(reason),
+            Self::Fetch(error) => error.fmt(f),
+            Self::Closing => f.write_str("the server is shutting down"),
+        }
+    }
+}
+
+impl Wanted<'_> {
+    fn unknown(self) -> RegistryError {
+        match self {
+            Self::Manifest(name, reference) => RegistryError::ManifestUnknown {
+                name: name.clone(),
+                reference: reference.clone(),
+            },
+            Self::Blob(name, digest) => RegistryError::BlobUnknown {
+                name: name.clone(),
+                digest,
+            },
+            Self::List(name) => RegistryError::NameUnknown { name: name.clone() },
+        }
+    }
+}
+
+fn is_timeout(phase: Phase) -> bool {
+    matches!(phase, Phase::FirstByte | Phase::Stall | Phase::Slot)
+}
+
+fn from_upstream(error: &UpstreamError, wanted: Wanted<'_>) -> RegistryError {
+    let message = error.to_string();
+    match error {
+        UpstreamError::NotFound { .. } | UpstreamError::Denied { .. } => wanted.unknown(),
+        UpstreamError::RateLimited { retry_after, .. } => RegistryError::RateLimited {
+            message: format!("{message}, and no copy is held here; try again later"),
+            retry_after: *retry_after,
+        },
+        UpstreamError::Unreachable { phase, .. } if is_timeout(*phase) => {
+            RegistryError::Timeout { message }
+        }
+        UpstreamError::Unreachable { .. } | UpstreamError::Status { .. } => {
+            RegistryError::Unreachable { message }
+        }
+        _ => RegistryError::BadUpstream { message },
+    }
+}
+
+fn from_fetch(error: &FetchError) -> RegistryError {
+    let message = error.to_string();
+    match error {
+        FetchError::Disk { .. } => RegistryError::Internal { message },
+        FetchError::Abandoned | FetchError::Closing => RegistryError::Unreachable { message },
+        _ => RegistryError::BadUpstream { message },
+    }
+}

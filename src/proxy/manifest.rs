@@ -1,0 +1,244 @@
+//! Manifests by digest, and keeping those that arrive.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tracing::warn;
+
+use super::Inner;
+use super::failure::{Failure, Wanted};
+use crate::index::{ManifestArrival, ManifestRecord, Membership, TagRecord};
+use crate::oci::{Algorithm, Digest, Manifest, Reference, RepositoryName, Tag};
+use crate::registry::{Answer, ManifestContent, MissReason, Outcome, RegistryError};
+use crate::sys::clock::Timestamp;
+use crate::sys::single_flight::Role;
+use crate::sys::tasks;
+use crate::upstream::ManifestBody;
+
+impl Inner {
+    pub(super) async fn manifest_by_digest(
+        self: &Arc<Self>,
+        name: &RepositoryName,
+        digest: Digest,
+    ) -> Result<Answer<ManifestContent>, RegistryError> {
+        let reference = Reference::Digest(digest);
+        let failed = |failure: Failure| failure.registry_error(Wanted::Manifest(name, &reference));
+        if let Some(held) = self.held_manifest(digest).await.map_err(failed)? {
+            if self.member(name, digest).await.map_err(failed)?.is_some() {
+                return Ok(self.answer(held, Outcome::Hit));
+            }
+            self.prove_manifest(name, digest).await.map_err(failed)?;
+            return Ok(self.answer(held, Outcome::Revalidated));
+        }
+        let (fetched, role) = self.fetch_manifest(name, digest).await.map_err(failed)?;
+        let outcome = match role {
+            Role::Leader => Outcome::Miss(MissReason::Absent),
+            Role::Follower => Outcome::Coalesced,
+        };
+        Ok(self.answer(fetched, outcome))
+    }
+
+    /// The manifest, if it is held in memory or in the index. Says nothing about who may have it.
+    pub(super) async fn held_manifest(
+        &self,
+        digest: Digest,
+    ) -> Result<Option<ManifestContent>, Failure> {
+        if let Some(manifest) = self.memory.manifest(digest) {
+            return Ok(Some(manifest));
+        }
+        let index = Arc::clone(&self.parts.index);
+        let Some(record) = tasks::blocking(move || index.manifest(digest)).await? else {
+            return Ok(None);
+        };
+        let ManifestRecord { media_type, bytes } = record;
+        let manifest = ManifestContent {
+            digest,
+            media_type,
+            bytes,
+        };
+        self.memory.keep_manifest(&manifest);
+        Ok(Some(manifest))
+    }
+
+    /// Whether a digest belongs to a repository.
+    pub(super) async fn member(
+        &self,
+        name: &RepositoryName,
+        digest: Digest,
+    ) -> Result<Option<Membership>, Failure> {
+        if let Some(membership) = self.memory.member(name, digest) {
+            return Ok(Some(membership));
+        }
+        let (index, key) = (Arc::clone(&self.parts.index), self.key(name));
+        let found = tasks::blocking(move || index.member(&key, digest)).await?;
+        if let Some(membership) = found {
+            self.memory.keep_member(name, digest, membership);
+        }
+        Ok(found)
+    }
+
+    /// Notes that a digest belongs to a repository.
+    pub(super) async fn admit(&self, name: &RepositoryName, digest: Digest, size: Option<u64>) {
+        self.memory.keep_member(name, digest, Membership { size });
+        let (index, key) = (Arc::clone(&self.parts.index), self.key(name));
+        let written = tasks::blocking(move || index.insert_member(&key, digest, size)).await;
+        if let Err(error) = written {
+            warn!(%name, %digest, %error, "membership is kept in memory only");
+        }
+    }
+
+    /// Asks the upstream by `HEAD`, with the repository's own rights, whether it has a manifest that is held here.
+    async fn prove_manifest(
+        self: &Arc<Self>,
+        name: &RepositoryName,
+        digest: Digest,
+    ) -> Result<(), Failure> {
+        let question = || {
+            let (inner, name) = (Arc::clone(self), name.clone());
+            async move {
+                let head = inner
+                    .parts
+                    .upstream
+                    .head_manifest(&name, &digest.into())
+                    .await?;
+                inner.admit(&name, digest, head.size).await;
+                Ok(head.size)
+            }
+        };
+        let (answer, _) = self.proving.run((name.clone(), digest), question).await;
+        answer.unwrap_or(Err(Failure::Closing)).map(drop)
+    }
+
+    /// Fetches a manifest by digest, once however many ask.
+    pub(super) async fn fetch_manifest(
+        self: &Arc<Self>,
+        name: &RepositoryName,
+        digest: Digest,
+    ) -> Result<(ManifestContent, Role), Failure> {
+        let question = || {
+            let (inner, name) = (Arc::clone(self), name.clone());
+            async move {
+                // Fetched between the look into the cache and the start of this task.
+                let (held, member) = (
+                    inner.held_manifest(digest).await?,
+                    inner.member(&name, digest).await?,
+                );
+                if let (Some(held), Some(_)) = (held, member) {
+                    return Ok(held);
+                }
+                let body = inner
+                    .parts
+                    .upstream
+                    .get_manifest(&name, &digest.into())
+                    .await?;
+                inner.keep(&name, body, Some(digest), None).await
+            }
+        };
+        let (answer, role) = self.fetching.run((name.clone(), digest), question).await;
+        answer
+            .unwrap_or(Err(Failure::Closing))
+            .map(|manifest| (manifest, role))
+    }
+
+    /// Verifies a manifest that came from the upstream, and keeps it with what follows from it.
+    ///
+    /// `wanted` is the digest asked for, `tag` the tag it was fetched by. A manifest that cannot be written is
+    /// served all the same.
+    pub(super) async fn keep(
+        self: &Arc<Self>,
+        name: &RepositoryName,
+        body: ManifestBody,
+        wanted: Option<Digest>,
+        tag: Option<(Tag, Timestamp)>,
+    ) -> Result<ManifestContent, Failure> {
+        let (manifest, digest) = verify(self.upstream_name(), body, wanted)?;
+        let content = ManifestContent {
+            digest,
+            media_type: manifest.media_type().as_str().into(),
+            bytes: manifest.bytes().clone(),
+        };
+        let members = members(&manifest);
+        self.remember(name, &content, &members, tag.as_ref());
+        let (inner, name, kept) = (Arc::clone(self), name.clone(), content.clone());
+        let written =
+            tasks::blocking(move || inner.record(&name, &kept, &members, tag.as_ref())).await;
+        if let Err(error) = written {
+            warn!(%digest, %error, "a manifest is kept in memory only");
+        }
+        Ok(content)
+    }
+
+    fn remember(
+        &self,
+        name: &RepositoryName,
+        content: &ManifestContent,
+        members: &[(Digest, u64)],
+        tag: Option<&(Tag, Timestamp)>,
+    ) {
+        let own = (content.digest, content.bytes.len() as u64);
+        for (digest, size) in members.iter().copied().chain([own]) {
+            self.memory
+                .keep_member(name, digest, Membership { size: Some(size) });
+        }
+        self.memory.keep_manifest(content);
+        if let Some((tag, checked)) = tag {
+            let record = TagRecord {
+                digest: content.digest,
+                checked: *checked,
+            };
+            self.memory.keep_tag(name, tag, record);
+        }
+    }
+
+    fn record(
+        &self,
+        name: &RepositoryName,
+        content: &ManifestContent,
+        members: &[(Digest, u64)],
+        tag: Option<&(Tag, Timestamp)>,
+    ) -> Result<(), crate::index::IndexError> {
+        let record = ManifestRecord {
+            media_type: Arc::clone(&content.media_type),
+            bytes: content.bytes.clone(),
+        };
+        self.parts.index.insert_manifest(&ManifestArrival {
+            repository: &self.key(name),
+            digest: content.digest,
+            record: &record,
+            members,
+            tag: tag.map(|(tag, checked)| (tag, *checked)),
+        })
+    }
+}
+
+/// The manifest and its digest, if it is what was asked for.
+fn verify(
+    upstream: &str,
+    body: ManifestBody,
+    wanted: Option<Digest>,
+) -> Result<(Manifest, Digest), Failure> {
+    let expected = wanted.or(body.claimed);
+    let algorithm = expected.map_or(Algorithm::Sha256, |digest| digest.algorithm());
+    let digest = digest_of(algorithm, &body.bytes);
+    if let Some(expected) = expected
+        && expected != digest
+    {
+        let reason = format!("{upstream} sent the manifest {digest} for {expected}");
+        return Err(Failure::bad(reason));
+    }
+    let manifest = Manifest::parse(body.bytes, body.media_type.as_deref())
+        .map_err(|error| Failure::bad(format!("{upstream} sent no manifest: {error}")))?;
+    Ok((manifest, digest))
+}
+
+fn digest_of(algorithm: Algorithm, bytes: &Bytes) -> Digest {
+    Digest::of(algorithm, bytes)
+}
+
+/// What a manifest names, with the sizes it states.
+fn members(manifest: &Manifest) -> Vec<(Digest, u64)> {
+    let named = manifest.children().iter().chain(manifest.blobs());
+    named
+        .map(|descriptor| (descriptor.digest, descriptor.size))
+        .collect()
+}

@@ -1,0 +1,81 @@
+//! What the proxy remembers between requests, so that a warm pull touches neither disk nor index.
+//!
+//! Everything here is derived from the index and may be forgotten at any time.
+
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache;
+
+use crate::index::{Membership, TagRecord};
+use crate::oci::{Digest, RepositoryName, Tag};
+use crate::registry::ManifestContent;
+
+const TAGS: u64 = 20_000;
+const MEMBERS: u64 = 50_000;
+/// What an entry costs beside its bytes.
+const OVERHEAD: usize = 512;
+
+pub(super) struct Memory {
+    manifests: Cache<Digest, ManifestContent>,
+    tags: Cache<(RepositoryName, Tag), TagRecord>,
+    members: Cache<(RepositoryName, Digest), Membership>,
+}
+
+impl Memory {
+    /// Keeps at most `bytes` bytes of manifests.
+    pub(super) fn new(bytes: u64) -> Self {
+        let weigh = |_: &Digest, manifest: &ManifestContent| {
+            u32::try_from(manifest.bytes.len().saturating_add(OVERHEAD)).unwrap_or(u32::MAX)
+        };
+        // Least recently used, not moka's default: that one rejects a newcomer to a full cache.
+        let manifests = Cache::builder()
+            .max_capacity(bytes)
+            .weigher(weigh)
+            .eviction_policy(EvictionPolicy::lru())
+            .build();
+        Self {
+            manifests,
+            tags: recent(TAGS),
+            members: recent(MEMBERS),
+        }
+    }
+
+    pub(super) fn manifest(&self, digest: Digest) -> Option<ManifestContent> {
+        self.manifests.get(&digest)
+    }
+
+    pub(super) fn keep_manifest(&self, manifest: &ManifestContent) {
+        self.manifests.insert(manifest.digest, manifest.clone());
+    }
+
+    pub(super) fn tag(&self, name: &RepositoryName, tag: &Tag) -> Option<TagRecord> {
+        self.tags.get(&(name.clone(), tag.clone()))
+    }
+
+    pub(super) fn keep_tag(&self, name: &RepositoryName, tag: &Tag, record: TagRecord) {
+        self.tags.insert((name.clone(), tag.clone()), record);
+    }
+
+    pub(super) fn member(&self, name: &RepositoryName, digest: Digest) -> Option<Membership> {
+        self.members.get(&(name.clone(), digest))
+    }
+
+    pub(super) fn keep_member(
+        &self,
+        name: &RepositoryName,
+        digest: Digest,
+        membership: Membership,
+    ) {
+        self.members.insert((name.clone(), digest), membership);
+    }
+}
+
+fn recent<K, V>(entries: u64) -> Cache<K, V>
+where
+    K: std::hash::Hash + Eq + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    Cache::builder()
+        .max_capacity(entries)
+        .eviction_policy(EvictionPolicy::lru())
+        .build()
+}

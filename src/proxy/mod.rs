@@ -1,0 +1,189 @@
+//! The pull-through cache of one upstream.
+//!
+//! Invariants:
+//! - nothing is served to a repository that it does not belong to: a manifest we hold there names it, or that
+//!   repository's upstream has answered for it;
+//! - a tag is served without asking while it is fresh, and stale rather than not at all when the upstream fails;
+//! - whatever is asked of the upstream is asked once, however many clients wait for it, and goes on when they leave;
+//! - a warm pull asks the upstream nothing and writes nothing.
+
+mod blob;
+mod failure;
+mod list;
+mod manifest;
+mod memory;
+mod source;
+mod tag;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::blobs::Blobs;
+use crate::fetch::Fetch;
+use crate::index::{Index, RepositoryKey};
+use crate::oci::{ByteRange, Digest, Reference, RepositoryName, Tag};
+use crate::registry::{
+    Answer, BlobContent, BlobFacts, Caller, ManifestContent, PageRequest, ReferrersContent,
+    Registry, Reply, TagPage,
+};
+use crate::sys::clock::Clock;
+use crate::sys::single_flight::SingleFlight;
+use crate::sys::tasks::Tasks;
+use crate::upstream::Upstream;
+
+use failure::Failure;
+use list::FetchedList;
+use memory::Memory;
+use tag::Resolved;
+
+/// How the cache behaves towards its upstream.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How long a tag or a list is served without asking the upstream.
+    pub tag_ttl: Duration,
+    /// How long a client waits for an expired tag to be confirmed before it gets what is held.
+    pub revalidate_timeout: Duration,
+    /// How many bytes of manifests are kept in memory.
+    pub memory: u64,
+    /// How long a blob may yield no byte before its transfer counts as broken.
+    pub stall: Duration,
+    /// How many failures in a row, without progress, a blob's transfer survives.
+    pub retries: u32,
+}
+
+/// What a proxy is made of, below it.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// The upstream it caches.
+    pub upstream: Upstream,
+    /// Facts about what is held.
+    pub index: Arc<dyn Index>,
+    /// The bytes that are held.
+    pub blobs: Blobs,
+    /// The running downloads.
+    pub fetch: Fetch,
+    /// Tells what is fresh.
+    pub clock: Arc<dyn Clock>,
+    /// Owns what goes on after a client has left.
+    pub tasks: Tasks,
+}
+
+/// A pull-through cache of one upstream. Clones share it.
+#[derive(Clone)]
+pub struct Proxy {
+    inner: Arc<Inner>,
+}
+
+/// A question that is asked of the upstream once at a time.
+type Once<K, V> = SingleFlight<K, Result<V, Failure>>;
+
+struct Inner {
+    parts: Parts,
+    settings: Settings,
+    memory: Memory,
+    resolving: Once<(RepositoryName, Tag), Resolved>,
+    fetching: Once<(RepositoryName, Digest), ManifestContent>,
+    proving: Once<(RepositoryName, Digest), Option<u64>>,
+    listing: Once<(RepositoryName, String), FetchedList>,
+}
+
+impl Proxy {
+    /// A cache of `parts.upstream`.
+    pub fn new(parts: Parts, settings: Settings) -> Self {
+        let tasks = || parts.tasks.clone();
+        let inner = Inner {
+            memory: Memory::new(settings.memory),
+            resolving: SingleFlight::new(tasks()),
+            fetching: SingleFlight::new(tasks()),
+            proving: SingleFlight::new(tasks()),
+            listing: SingleFlight::new(tasks()),
+            parts,
+            settings,
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+}
+
+impl Inner {
+    fn upstream_name(&self) -> &Arc<str> {
+        self.parts.upstream.name()
+    }
+
+    fn key(&self, name: &RepositoryName) -> RepositoryKey {
+        RepositoryKey {
+            upstream: Arc::clone(self.upstream_name()),
+            name: name.clone(),
+        }
+    }
+
+    fn answer<T>(&self, value: T, outcome: crate::registry::Outcome) -> Answer<T> {
+        let mut answer = Answer::new(value, outcome);
+        answer.upstream = Some(Arc::clone(self.upstream_name()));
+        answer
+    }
+}
+
+impl Registry for Proxy {
+    fn manifest<'a>(
+        &'a self,
+        _caller: &'a Caller,
+        name: &'a RepositoryName,
+        reference: &'a Reference,
+    ) -> Reply<'a, ManifestContent> {
+        Box::pin(async move {
+            match reference {
+                Reference::Tag(tag) => self.inner.manifest_by_tag(name, tag).await,
+                Reference::Digest(digest) => self.inner.manifest_by_digest(name, *digest).await,
+            }
+        })
+    }
+
+    fn blob_facts<'a>(
+        &'a self,
+        _caller: &'a Caller,
+        name: &'a RepositoryName,
+        digest: Digest,
+    ) -> Reply<'a, BlobFacts> {
+        Box::pin(self.inner.blob_facts(name, digest))
+    }
+
+    fn blob<'a>(
+        &'a self,
+        _caller: &'a Caller,
+        name: &'a RepositoryName,
+        digest: Digest,
+        range: Option<ByteRange>,
+    ) -> Reply<'a, BlobContent> {
+        Box::pin(self.inner.blob(name, digest, range))
+    }
+
+    fn tags<'a>(
+        &'a self,
+        _caller: &'a Caller,
+        name: &'a RepositoryName,
+        page: &'a PageRequest,
+    ) -> Reply<'a, TagPage> {
+        Box::pin(self.inner.tags(name, page))
+    }
+
+    fn referrers<'a>(
+        &'a self,
+        _caller: &'a Caller,
+        name: &'a RepositoryName,
+        digest: Digest,
+        artifact_type: Option<&'a str>,
+    ) -> Reply<'a, ReferrersContent> {
+        Box::pin(self.inner.referrers(name, digest, artifact_type))
+    }
+}
+
+impl fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Proxy")
+            .field("upstream", self.inner.upstream_name())
+            .finish_non_exhaustive()
+    }
+}
