@@ -225,7 +225,7 @@ mod tests {
     }
 
     fn gated(limit: usize) -> (LineWriter, Receiver<Vec<u8>>, SyncSender<io::Result<()>>) {
-        let (begun, writes) = sync_channel(16);
+        let (begun, written) = sync_channel(16);
         let (gate, proceed) = sync_channel(16);
         let writer = LineWriter::start("test", Gate { begun, proceed }, limit).unwrap();
         (writer, written, gate)
