@@ -6,7 +6,9 @@
 pub mod blobs;
 pub mod cli;
 pub mod config;
+pub mod directory;
 pub mod fetch;
+pub mod http;
 pub mod index;
 pub mod oci;
 pub mod proxy;

@@ -5,8 +5,10 @@
 
 pub mod clock;
 pub mod fs;
+pub mod process;
 pub mod random;
 pub mod secret;
+pub mod signals;
 pub mod single_flight;
 pub mod tasks;
 pub mod telemetry;

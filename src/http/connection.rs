@@ -1,0 +1,63 @@
+//! One connection, over whatever carries it.
+
+use std::net::IpAddr;
+use std::pin::pin;
+use std::sync::Arc;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::sync::CancellationToken;
+
+use super::server::Timeouts;
+use super::service::{Service, respond};
+use super::stall::StallLimit;
+
+/// The most header lines of a request.
+const HEADERS_LIMIT: usize = 100;
+
+/// The most bytes of a request's head, and of an answer's bytes that wait to be written beside the chunk at hand.
+const BUFFER_LIMIT: usize = 64 * 1024;
+
+/// Serves requests until the peer is done, `closing` asks to end after the running one, or `cut` says at once.
+pub(super) async fn serve<Io>(
+    io: Io,
+    peer: Option<IpAddr>,
+    service: Arc<Service>,
+    timeouts: Timeouts,
+    closing: impl Future<Output = ()>,
+    cut: CancellationToken,
+) where
+    Io: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let io = TokioIo::new(StallLimit::new(io, timeouts.write_stall));
+    let requests = service_fn(move |request| respond(Arc::clone(&service), peer, request));
+    let mut connection = pin!(builder(timeouts).serve_connection(io, requests));
+    let ended = tokio::select! {
+        biased;
+        ended = connection.as_mut() => ended,
+        () = closing => {
+            connection.as_mut().graceful_shutdown();
+            tokio::select! {
+                biased;
+                ended = connection => ended,
+                () = cut.cancelled() => return,
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(?peer, %error, "a connection ended early");
+    }
+}
+
+/// HTTP/1.1: without TLS no client speaks anything else.
+fn builder(timeouts: Timeouts) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(timeouts.head)
+        .max_headers(HEADERS_LIMIT)
+        .max_buf_size(BUFFER_LIMIT);
+    builder
+}
