@@ -3,6 +3,7 @@
 //! The modules form floors; a module imports only floors below its own. `ARCHITECTURE.md` holds the table and
 //! `tests/floors.rs` checks it.
 
+pub mod app;
 pub mod blobs;
 pub mod cli;
 pub mod config;

@@ -3,10 +3,14 @@
 use std::time::Duration;
 
 use clap::Args;
+use tokio::sync::oneshot;
 
 use super::output::Output;
 use super::{Exit, Failure, Global};
+use crate::app::{App, AppError};
 use crate::config::{Diagnostic, Environment, Loaded, Settings};
+use crate::sys::clock::SystemClock;
+use crate::sys::signals::ShutdownSignals;
 use crate::sys::telemetry;
 
 /// What still blocks a thread when all tasks have ended gets this long.
@@ -29,18 +33,18 @@ pub(super) fn run(
     let log = telemetry::init(&loaded.settings.log, output.is_coloured())
         .map_err(|error| failed(&error))?;
     warn(&loaded, output);
-    let ended = start(loaded.settings);
+    let ended = start(&loaded.settings);
     drop(log);
     ended
 }
 
 /// Runs the server until it is told to end.
-fn start(settings: Settings) -> Result<(), Failure> {
+fn start(settings: &Settings) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| failed(&error))?;
-    let ended = runtime.block_on(app::run(settings));
+    let ended = runtime.block_on(serve(settings));
     // A disk or resolver that hangs may not keep the process.
     runtime.shutdown_timeout(LEFTOVERS_LIMIT);
     ended
@@ -50,15 +54,64 @@ fn failed(error: &dyn std::error::Error) -> Failure {
     Failure::new(Exit::Failed, Diagnostic::error(error.to_string()))
 }
 
-mod app {
-    use super::{Exit, Failure};
-    use crate::config::{Diagnostic, Settings};
+/// From the signal handlers to the end of the last transfer.
+async fn serve(settings: &Settings) -> Result<(), Failure> {
+    let mut signals = ShutdownSignals::install().map_err(|error| failed(&error))?;
+    let app = App::build(settings, SystemClock::new())
+        .await
+        .map_err(|error| not_started(&error))?;
+    announce(&app, settings);
+    let (told, hurry) = oneshot::channel();
+    let orderly = async {
+        let signal = signals.requested().await;
+        tracing::info!(signal, "ending; running transfers may finish");
+        // The receiver waits for as long as the server runs.
+        drop(told.send(signals));
+    };
+    tokio::select! {
+        drained = app.run(orderly) => {
+            tracing::info!(open = drained.open, cut = drained.cut, "ended");
+        }
+        () = again(hurry) => tracing::warn!("ended at once, as asked"),
+    }
+    Ok(())
+}
 
-    #[expect(clippy::unused_async, reason = "stands in for the assembly")]
-    pub(super) async fn run(settings: Settings) -> Result<(), Failure> {
-        let dir = settings.storage.dir.display();
-        let message = format!("nothing to serve from {dir} yet");
-        Err(Failure::new(Exit::Failed, Diagnostic::error(message)))
+/// Resolves when a signal comes while the server is ending already.
+async fn again(hurry: oneshot::Receiver<ShutdownSignals>) {
+    match hurry.await {
+        Ok(mut signals) => drop(signals.requested().await),
+        Err(_) => std::future::pending().await,
+    }
+}
+
+fn not_started(error: &AppError) -> Failure {
+    let exit = if error.is_newer_format() {
+        Exit::Usage
+    } else {
+        Exit::Failed
+    };
+    let mut diagnostic = Diagnostic::error(error.to_string());
+    diagnostic.help = error.help().map(ToOwned::to_owned);
+    Failure::new(exit, diagnostic)
+}
+
+/// Says where the mirror is, what it mirrors, and what whoever runs it should know.
+fn announce(app: &App, settings: &Settings) {
+    let addresses = app.addresses().unwrap_or_default();
+    for address in &addresses {
+        tracing::info!(%address, dir = %settings.storage.dir.display(), "mirror {} is ready", env!("CARGO_PKG_VERSION"));
+    }
+    for (name, upstream) in &settings.upstreams {
+        if let Some(username) = &upstream.username {
+            tracing::warn!(
+                upstream = name,
+                username,
+                "anyone who reaches this mirror can pull whatever {username:?} may pull from {name}, private \
+                 repositories included; listen where only trusted clients are, or use an account without private \
+                 repositories"
+            );
+        }
     }
 }
 

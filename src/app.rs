@@ -1,0 +1,300 @@
+//! The one assembly function: build, run, drain.
+//!
+//! Building asks no upstream anything and reads nothing whose size grows with the cache, so the mirror starts, and
+//! serves what it has, with no network at all. Modules get their settings here; none of them reads a file or the
+//! environment.
+
+use std::fmt;
+use std::io;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::registry::Registry as Metrics;
+use tracing::{info, warn};
+
+use crate::blobs::{Blobs, BlobsError, DataDirectory, DirectoryError};
+use crate::config::{self, DEFAULT_UPSTREAM, Fsync, Settings, UpstreamSettings};
+use crate::directory::Directory;
+use crate::fetch::{self, Fetch};
+use crate::http::{
+    AccessSink, BindError, Drained, HttpMetrics, ListenAddress, Server, Service, Telemetry,
+    Timeouts,
+};
+use crate::index::{Index, IndexError, SqliteIndex};
+use crate::proxy::{self, Proxy};
+use crate::store::{FsStore, StoreError, Sync};
+use crate::sys::clock::Clock;
+use crate::sys::fs::{Disk, OsDisk, read_small};
+use crate::sys::process;
+use crate::sys::tasks::Tasks;
+use crate::sys::telemetry::{AccessLog, TelemetryError};
+use crate::upstream::{self, Credentials, Upstream};
+
+/// The largest file of certificate authorities that is read.
+const CA_LIMIT: usize = 16 * 1024 * 1024;
+
+/// What downloads get to end themselves once no client is left.
+const LANDING_TIME: Duration = Duration::from_secs(5);
+
+/// A mirror that is bound and ready, and serves nobody yet.
+pub struct App {
+    server: Server,
+    fetch: Fetch,
+    tasks: Tasks,
+    access: AccessLog,
+    // Released last: the next process may take over as soon as it is gone.
+    directory: DataDirectory,
+}
+
+/// Why the mirror does not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AppError {
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// The index cannot be opened.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// The blobs cannot be opened.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// What an earlier process left cannot be tidied up.
+    #[error(transparent)]
+    Recovery(#[from] BlobsError),
+    /// An upstream's certificate authorities cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Authority {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// An upstream's settings are of no use.
+    #[error("upstreams.{name:?} cannot be used: {source}")]
+    Upstream {
+        /// The upstream.
+        name: String,
+        /// The cause.
+        source: upstream::BuildError,
+    },
+    /// An address cannot be listened on.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// A log cannot be written.
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
+}
+
+impl AppError {
+    /// Whether a newer version wrote the data directory: no restart helps, only that version.
+    pub const fn is_newer_format(&self) -> bool {
+        matches!(
+            self,
+            Self::Directory(DirectoryError::Newer { .. }) | Self::Index(IndexError::Newer { .. })
+        )
+    }
+
+    /// The next step for whoever started the mirror.
+    pub const fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::Directory(DirectoryError::Inaccessible { .. }) | Self::Store(_) => Some(
+                "make the directory writable for this user, or choose another with --dir or storage.dir",
+            ),
+            Self::Directory(DirectoryError::Lock(_)) => {
+                Some("stop that process, or choose another directory with --dir or storage.dir")
+            }
+            Self::Directory(DirectoryError::Unreadable { .. }) => Some(
+                "if this really is a data directory of mirror, restore its file `format`; else choose another with --dir",
+            ),
+            Self::Directory(DirectoryError::Newer { .. })
+            | Self::Index(IndexError::Newer { .. }) => Some(
+                "run that version or a newer one, or choose another directory with --dir; nothing was changed",
+            ),
+            Self::Authority { .. } | Self::Upstream { .. } => Some("mend that key of mirror.toml"),
+            _ => None,
+        }
+    }
+}
+
+impl App {
+    /// Takes the data directory, opens what is in it, and binds the listeners.
+    pub async fn build(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
+        if let Err(error) = process::raise_open_file_limit() {
+            warn!(%error, "the limit on open files stays as it is");
+        }
+        let disk: Arc<dyn Disk> = Arc::new(OsDisk);
+        let (dir, wait) = (&settings.storage.dir, settings.server.lock_wait);
+        let directory = DataDirectory::open(&*disk, dir, wait).await?;
+        let index: Arc<dyn Index> = Arc::new(SqliteIndex::open(&directory.index())?);
+        let store = FsStore::open(Arc::clone(&disk), dir, sync(settings.storage.fsync))?;
+        let blobs = Blobs::new(Arc::new(store), Arc::clone(&index), Arc::clone(&clock));
+        let swept = blobs.recover().await?;
+        if swept > 0 {
+            info!(swept, "unfinished downloads of an earlier run were removed");
+        }
+
+        let tasks = Tasks::new();
+        let fetch = Fetch::new(blobs.clone(), tasks.clone(), fetch_settings(settings));
+        let (name, upstream) = default_upstream(settings);
+        let parts = proxy::Parts {
+            upstream: open_upstream(&*disk, &name, &upstream, &clock, &tasks)?,
+            index,
+            blobs,
+            fetch: fetch.clone(),
+            clock: Arc::clone(&clock),
+            tasks: tasks.clone(),
+        };
+        let proxy = Proxy::new(parts, proxy_settings(settings, &upstream));
+
+        let access = AccessLog::open(&settings.log.access)?;
+        let service = Service {
+            directory: Directory::new(Arc::new(proxy)),
+            telemetry: telemetry(&access),
+            clock,
+        };
+        let server = Server::bind(server_settings(settings), service).await?;
+        Ok(Self {
+            server,
+            fetch,
+            tasks,
+            access,
+            directory,
+        })
+    }
+
+    /// The addresses that are listened on, with the ports that the system chose.
+    pub fn addresses(&self) -> io::Result<Vec<ListenAddress>> {
+        self.server.local_addresses()
+    }
+
+    /// Serves until `shutdown`; then running transfers get the drain time, and downloads that nobody reads end.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Drained {
+        let drained = self.server.serve(shutdown).await;
+        let left = self.tasks.drain(LANDING_TIME).await;
+        if left > 0 {
+            warn!(
+                left,
+                "downloads did not end in time; what they wrote is removed at the next start"
+            );
+        }
+        self.fetch.forget_parts().await;
+        self.access.flush();
+        drop(self.directory);
+        drained
+    }
+}
+
+impl fmt::Debug for App {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("App")
+            .field("directory", &self.directory)
+            .finish_non_exhaustive()
+    }
+}
+
+const fn sync(fsync: Fsync) -> Sync {
+    match fsync {
+        Fsync::Always => Sync::Always,
+        // What can be fetched again need not survive a power cut.
+        Fsync::Hosted | Fsync::Never => Sync::Never,
+    }
+}
+
+fn default_upstream(settings: &Settings) -> (String, UpstreamSettings) {
+    let configured = settings.upstreams.get_key_value(DEFAULT_UPSTREAM);
+    configured.map_or_else(
+        || (DEFAULT_UPSTREAM.to_owned(), UpstreamSettings::default()),
+        |(name, upstream)| (name.clone(), upstream.clone()),
+    )
+}
+
+fn open_upstream(
+    disk: &dyn Disk,
+    name: &str,
+    settings: &UpstreamSettings,
+    clock: &Arc<dyn Clock>,
+    tasks: &Tasks,
+) -> Result<Upstream, AppError> {
+    let read = |path: &PathBuf| {
+        let unreadable = |source| AppError::Authority {
+            path: path.clone(),
+            source,
+        };
+        read_small(disk, path, CA_LIMIT).map_err(unreadable)
+    };
+    let authorities = settings.ca.as_ref().map(read).transpose()?;
+    let settings = upstream_settings(name, settings, authorities);
+    Upstream::new(settings, Arc::clone(clock), tasks.clone()).map_err(|source| AppError::Upstream {
+        name: name.to_owned(),
+        source,
+    })
+}
+
+fn upstream_settings(
+    name: &str,
+    settings: &UpstreamSettings,
+    authorities: Option<Vec<u8>>,
+) -> upstream::Settings {
+    let pair = settings.username.clone().zip(settings.password.clone());
+    upstream::Settings {
+        name: name.into(),
+        url: settings.url.clone(),
+        token_url: settings.token_url.clone(),
+        credentials: pair.map(|(username, password)| Credentials { username, password }),
+        ca: authorities.into_iter().collect(),
+        timeout: settings.timeout,
+        stall: settings.stall,
+        retries: settings.retries,
+        max_connections: usize::try_from(settings.max_connections).unwrap_or(usize::MAX),
+    }
+}
+
+fn fetch_settings(settings: &Settings) -> fetch::Settings {
+    fetch::Settings {
+        finish_abandoned: settings.cache.finish_abandoned.as_u64(),
+    }
+}
+
+fn proxy_settings(settings: &Settings, upstream: &UpstreamSettings) -> proxy::Settings {
+    proxy::Settings {
+        tag_ttl: settings.cache.tag_ttl,
+        revalidate_timeout: settings.cache.revalidate_timeout,
+        memory: settings.cache.memory.as_u64(),
+        stall: upstream.stall,
+        retries: upstream.retries,
+    }
+}
+
+fn server_settings(settings: &Settings) -> crate::http::Settings {
+    crate::http::Settings {
+        listen: settings.server.listen.iter().map(address).collect(),
+        drain: settings.server.drain,
+        max_connections: usize::try_from(settings.server.max_connections).unwrap_or(usize::MAX),
+        timeouts: Timeouts::default(),
+    }
+}
+
+fn address(address: &config::ListenAddress) -> ListenAddress {
+    match address {
+        config::ListenAddress::Unix(path) => ListenAddress::Unix(path.clone()),
+        config::ListenAddress::Tcp { host, port } => match host.parse::<IpAddr>() {
+            Ok(ip) => ListenAddress::Tcp((ip, *port).into()),
+            Err(_) => ListenAddress::Host(format!("{host}:{port}")),
+        },
+    }
+}
+
+fn telemetry(access: &AccessLog) -> Telemetry {
+    let mut registry = Metrics::default();
+    let metrics = HttpMetrics::register(&mut registry);
+    let lines = access.clone();
+    let sink: AccessSink = Arc::new(move |line: String| lines.line(&line));
+    Telemetry {
+        metrics,
+        registry: Arc::new(registry),
+        access: access.is_on().then_some(sink),
+    }
+}
