@@ -38,7 +38,7 @@ pub fn next_link(header: &str) -> Option<NextLink> {
     let mut rest = header;
     for _ in 0..LINKS_LIMIT {
         let (target, after) = rest.split_once('<')?.1.split_once('>')?;
-        let (parameters, following) = split_parameters(after);
+        let (parameters, following) = split_unquoted(after, ',');
         if is_next(parameters) {
             return page(target);
         }
@@ -47,31 +47,40 @@ pub fn next_link(header: &str) -> Option<NextLink> {
     None
 }
 
-/// The `;`-separated parameters of the first link, and what follows the comma after them.
-fn split_parameters(text: &str) -> (&str, &str) {
-    let mut quoted = false;
-    let mut escaped = false;
-    let comma = text.find(|character| {
+/// What stands before the first `separator` outside a quoted string, and what follows it.
+fn split_unquoted(text: &str, separator: char) -> (&str, &str) {
+    let (mut quoted, mut escaped) = (false, false);
+    let found = text.char_indices().find(|&(_, character)| {
         let quote = character == '"' && !escaped;
         escaped = quoted && character == '\\' && !escaped;
         quoted ^= quote;
-        character == ',' && !quoted
+        character == separator && !quoted
     });
-    comma
-        .and_then(|at| text.split_at_checked(at))
-        .unwrap_or((text, ""))
+    let parts = found.and_then(|(at, _)| text.split_at_checked(at));
+    let (before, after) = parts.unwrap_or((text, ""));
+    (before, after.strip_prefix(separator).unwrap_or_default())
 }
 
 /// Whether one of the parameters is `rel` and names `next` among its relation types.
 fn is_next(parameters: &str) -> bool {
-    parameters
-        .split(';')
-        .filter_map(|parameter| parameter.split_once('='))
-        .any(|(name, value)| {
-            let relations = value.trim().trim_matches('"');
-            let next = |relation: &str| relation.eq_ignore_ascii_case("next");
-            name.trim().eq_ignore_ascii_case("rel") && relations.split_ascii_whitespace().any(next)
-        })
+    let mut rest = parameters;
+    while !rest.is_empty() {
+        let (parameter, following) = split_unquoted(rest, ';');
+        if parameter
+            .split_once('=')
+            .is_some_and(|(name, value)| is_rel_next(name, value))
+        {
+            return true;
+        }
+        rest = following;
+    }
+    false
+}
+
+fn is_rel_next(name: &str, value: &str) -> bool {
+    let relations = value.trim().trim_matches('"');
+    let next = |relation: &str| relation.eq_ignore_ascii_case("next");
+    name.trim().eq_ignore_ascii_case("rel") && relations.split_ascii_whitespace().any(next)
 }
 
 fn page(target: &str) -> Option<NextLink> {

@@ -28,6 +28,7 @@ fn forms_that_registries_send() {
         "</v2/a/tags/list?last=x>; rel=\"next\"",
         "<https://registry.example/v2/a/tags/list?last=x#top>;rel=next",
         "<?last=x>; title=\"a, b; c\\\"\"; REL=\"prefetch Next\"",
+        "</first>; title=\"a\\\\\", <?last=x>; rel=next",
         "</first>; rel=\"first\", </v2/a?last=x>; rel=\"next\"",
         "</v2/a/tags/list?n=&last=x>; rel=\"next\"",
         "</v2/a/tags/list?n=many&last=x>; rel=\"next\"",
@@ -56,6 +57,9 @@ fn headers_without_a_next_page() {
         "<?last=%zz>; rel=\"next\"",
         "<?last=a%0d%0ab>; rel=\"next\"",
         "<?last=x>; title=\"rel=next\"",
+        "<?last=x>; title=\"a; rel=next\"",
+        "<?last=x>; title=\"a\\\"; rel=next\"",
+        "</a>; title=\"a\\\", <?last=x>; rel=next\"",
     ] {
         assert_eq!(next_link(header), None, "{header}");
     }
