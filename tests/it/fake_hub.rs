@@ -7,15 +7,14 @@
     reason = "helpers of tests, and tests that own their time, files and tasks"
 )]
 
-mod client;
 mod content;
 mod faults;
 mod life;
 mod rights;
 
+use crate::client::{Response, request};
 use crate::support::image::seeded_bytes;
 use crate::support::{FakeHub, Fault, Image, ImageSpec, Origin};
-use client::{Response, request};
 
 const NGINX: &str = "library/nginx";
 

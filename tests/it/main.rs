@@ -1,6 +1,15 @@
 //! The one integration binary: a file per behaviour.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests stand outside the program and use the system directly"
+)]
+
 #[path = "../support/mod.rs"]
 mod support;
 
+mod client;
+mod mirror;
+
 mod fake_hub;
+mod pull;

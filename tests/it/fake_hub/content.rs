@@ -4,8 +4,8 @@ use std::io::Read as _;
 
 use serde_json::{Value, json};
 
-use super::client::request;
 use super::{NGINX, OneBlob, nginx, registry, token};
+use crate::client::request;
 use crate::support::image::{digest_of, is_static_program};
 use crate::support::{Image, ImageSpec, Origin, Platform};
 

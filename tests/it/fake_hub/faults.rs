@@ -3,8 +3,8 @@
 use std::io::Read as _;
 use std::time::{Duration, Instant};
 
-use super::client::{End, request};
 use super::{NGINX, OneBlob, nginx, registry};
+use crate::client::{End, request};
 use crate::support::{At, Fault, Origin, Outcome};
 
 const LEN: Option<&str> = Some("10000");

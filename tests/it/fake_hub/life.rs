@@ -9,8 +9,8 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::client::{End, exchange, request};
 use super::{NGINX, OneBlob, nginx, registry};
+use crate::client::{End, exchange, request};
 use crate::support::{At, FakeHub, Fault, ImageSpec, Origin, Outcome};
 
 #[tokio::test]
@@ -24,7 +24,7 @@ async fn a_stopped_origin_refuses_and_comes_back_on_its_port() {
     let refused = TcpStream::connect(address).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
     assert_eq!(
-        super::client::read_response(&mut open, false).await.end,
+        crate::client::read_response(&mut open, false).await.end,
         End::Closed
     );
     hub.restart_origin(Origin::Registry).await;
@@ -56,14 +56,14 @@ async fn a_connection_carries_many_requests() {
         401
     );
     assert_eq!(
-        super::client::read_response(&mut stream, false).await.end,
+        crate::client::read_response(&mut stream, false).await.end,
         End::Closed
     );
     let connections: Vec<_> = hub.requests().iter().map(|it| it.connection).collect();
     assert_eq!(connections, vec![connections[0]; 4]);
 }
 
-async fn over_tls(hub: &FakeHub, url: &str) -> super::client::Response {
+async fn over_tls(hub: &FakeHub, url: &str) -> crate::client::Response {
     let mut roots = RootCertStore::empty();
     let ca = CertificateDer::from_pem_slice(hub.ca_pem().as_bytes()).unwrap();
     roots.add(ca).unwrap();

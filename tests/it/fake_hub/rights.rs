@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::client::request;
 use super::{NGINX, nginx, registry, token};
+use crate::client::request;
 use crate::support::{FakeHub, Fault, ImageSpec, Origin};
 
 /// `alice:secret`.

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 
 /// How an answer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(crate) enum End {
     /// As long as declared, or chunked to the last chunk, or a HEAD.
     Complete,
     /// The connection was closed in order: before the declared length, or in place of one.
@@ -19,35 +19,35 @@ pub(super) enum End {
 }
 
 #[derive(Debug)]
-pub(super) struct Response {
-    pub(super) status: u16,
-    pub(super) head: String,
-    pub(super) body: Vec<u8>,
-    pub(super) end: End,
+pub(crate) struct Response {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: Vec<u8>,
+    pub(crate) end: End,
 }
 
 impl Response {
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().skip(1).find_map(|line| {
             let (key, value) = line.split_once(": ")?;
             (key == name).then_some(value)
         })
     }
 
-    pub(super) fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).expect("a JSON body")
     }
 }
 
 /// A client with one connection for each request and the headers it is given.
-pub(super) async fn request(method: &str, url: &str, headers: &[(&str, &str)]) -> Response {
+pub(crate) async fn request(method: &str, url: &str, headers: &[(&str, &str)]) -> Response {
     let rest = url.strip_prefix("http://").expect("a plain address");
     let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     let mut stream = TcpStream::connect(host).await.expect("the hub listens");
     exchange(&mut stream, method, path, headers).await
 }
 
-pub(super) async fn exchange(
+pub(crate) async fn exchange(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     method: &str,
     path: &str,
@@ -65,7 +65,7 @@ pub(super) async fn exchange(
     read_response(stream, method == "HEAD").await
 }
 
-pub(super) async fn read_response(
+pub(crate) async fn read_response(
     stream: &mut (impl AsyncRead + Unpin),
     is_head: bool,
 ) -> Response {
@@ -125,13 +125,15 @@ fn parse(received: &[u8], end: End) -> Response {
     }
 }
 
+/// The content of the chunks, of a body that was cut as far as it came.
 fn unchunk(mut rest: &[u8]) -> Vec<u8> {
     let mut body = Vec::new();
     while let Some(at) = rest.windows(2).position(|it| it == b"\r\n") {
         let size = std::str::from_utf8(&rest[..at]).expect("a size is text");
         let size = usize::from_str_radix(size, 16).expect("a size is hexadecimal");
-        body.extend_from_slice(&rest[at + 2..at + 2 + size]);
-        rest = &rest[at + 4 + size..];
+        let (start, end) = (at + 2, (at + 2 + size).min(rest.len()));
+        body.extend_from_slice(&rest[start..end]);
+        rest = &rest[(end + 2).min(rest.len())..];
     }
     body
 }

@@ -1,0 +1,66 @@
+//! The main job: an image is pulled through once, and served from then on.
+
+use std::time::Duration;
+
+use crate::client::End;
+use crate::mirror::TestMirror;
+use crate::support::{FakeHub, Image, ImageSpec};
+
+/// Pulls like dockerd does: tag, index, manifest, then config and layers.
+async fn pull(mirror: &TestMirror, image: &Image) {
+    let head = mirror.head("/v2/library/nginx/manifests/latest").await;
+    assert_eq!(
+        (head.status, head.header("docker-content-digest")),
+        (200, Some(&*image.digest))
+    );
+    let index = mirror.manifest("library/nginx", &image.digest).await;
+    assert_eq!((index.status, &index.body[..]), (200, &image.bytes[..]));
+    assert_eq!(index.header("content-type"), Some(&*image.media_type));
+    let platform = image.first();
+    let manifest = mirror.manifest("library/nginx", &platform.digest).await;
+    assert_eq!(
+        (manifest.status, &manifest.body[..]),
+        (200, &platform.bytes[..])
+    );
+    for blob in platform.blobs() {
+        let answer = mirror.blob("library/nginx", &blob.digest).await;
+        assert_eq!((answer.status, answer.end), (200, End::Complete));
+        assert_eq!(&answer.body[..], &blob.bytes[..]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ten_layer_image_costs_the_upstream_what_it_must_and_then_nothing() {
+    let hub = FakeHub::start().await;
+    let image = hub.push_image("library/nginx", "latest", ImageSpec::layers(10));
+    let mirror = TestMirror::start(&hub).await;
+
+    pull(&mirror, &image).await;
+    let summary = hub.take_summary();
+    let mut expected = vec![
+        "token GET library/nginx:pull".to_owned(),
+        "registry GET library/nginx/manifests/latest".to_owned(),
+        "registry GET library/nginx/manifests/amd64.manifest".to_owned(),
+    ];
+    let layers = (0..10).map(|layer| format!("amd64.layer{layer}"));
+    for blob in ["amd64.config".to_owned()].into_iter().chain(layers) {
+        expected.push(format!("registry GET library/nginx/blobs/{blob}"));
+        expected.push(format!("cdn GET {blob}"));
+    }
+    assert_eq!(summary, expected);
+
+    pull(&mirror, &image).await;
+    let mirror = mirror.restart().await;
+    pull(&mirror, &image).await;
+    assert_eq!(hub.take_summary(), [""; 0], "warm, also after a restart");
+
+    mirror.clock.advance(Duration::from_secs(61));
+    pull(&mirror, &image).await;
+    assert_eq!(
+        hub.take_summary(),
+        [
+            "token GET library/nginx:pull",
+            "registry HEAD library/nginx/manifests/latest"
+        ]
+    );
+}
