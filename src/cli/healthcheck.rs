@@ -21,8 +21,10 @@ const READY_PATH: &str = "/readyz";
 
 #[derive(Debug, Args)]
 pub(super) struct HealthcheckArguments {
-    /// The mirror to ask, as `http://host:port` or `unix:/path`; without it, the first of server.listen
-    #[arg(long)]
+    #[arg(
+        long,
+        help = "The mirror to ask: http://host:port or unix:/path [default: the first of server.listen]"
+    )]
     url: Option<String>,
     /// How long to wait for the answer
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = humantime::parse_duration)]

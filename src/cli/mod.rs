@@ -33,11 +33,12 @@ struct Cli {
     command: Command,
 }
 
+const CONFIG_HELP: &str = "The configuration [default: $MIRROR_CONFIG, \
+    $XDG_CONFIG_HOME/mirror/mirror.toml, /etc/mirror/mirror.toml; without any, the built-in defaults]";
+
 #[derive(Debug, Args)]
 struct Global {
-    /// The configuration; without it `$MIRROR_CONFIG`, `$XDG_CONFIG_HOME/mirror/mirror.toml` and
-    /// `/etc/mirror/mirror.toml` are tried
-    #[arg(short, long, global = true, value_name = "FILE")]
+    #[arg(short, long, global = true, value_name = "FILE", help = CONFIG_HELP)]
     config: Option<PathBuf>,
     /// The data directory; overrides storage.dir
     #[arg(long, global = true, value_name = "DIR")]
@@ -48,18 +49,15 @@ struct Global {
     /// Say more; twice for everything
     #[arg(short, long, global = true, action = ArgAction::Count)]
     verbose: u8,
-    /// When to use colours
+    /// When to use colours; auto means on a terminal
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     color: Color,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Color {
-    /// On a terminal, unless `NO_COLOR` is set
     Auto,
-    /// Always
     Always,
-    /// Never
     Never,
 }
 

@@ -17,7 +17,8 @@ pub(super) fn all(settings: &mut Settings, origins: &Origins, report: &mut Repor
         };
         check.normalise_url();
         check.forget_foreign_token_url();
-        check.credentials();
+        check.credential_pair();
+        check.credential_characters();
         check.plain_text();
         check.exposure();
     }
@@ -56,12 +57,19 @@ impl UpstreamCheck<'_> {
         }
     }
 
-    fn credentials(&mut self) {
+    /// Said only when nothing else is wrong: the other half may be the misspelt key of another message.
+    fn credential_pair(&mut self) {
+        if self.report.has_errors() {
+            return;
+        }
         match (self.origin("username"), self.origin("password")) {
             (Some(_), Some(_)) | (None, None) => {}
             (Some(place), None) => self.lonely("username", "password", place),
             (None, Some(place)) => self.lonely("password", "username", place),
         }
+    }
+
+    fn credential_characters(&mut self) {
         // RFC 7617, section 2: the first colon ends the user name.
         if self
             .upstream

@@ -181,6 +181,11 @@ impl Report {
         self.diagnostics.push(diagnostic);
     }
 
+    pub(super) fn has_errors(&self) -> bool {
+        let is_error = |it: &Diagnostic| it.severity == Severity::Error;
+        self.diagnostics.iter().any(is_error)
+    }
+
     /// Errors and warnings, each in the order they were found.
     pub(super) fn into_parts(self) -> (Vec<Diagnostic>, Vec<Diagnostic>) {
         self.diagnostics

@@ -79,7 +79,7 @@ impl Walk<'_> {
                 self.assign(key, upstream, content, &value.span());
             }
             (Node::Table, DeValue::Table(table)) => self.table(path, table),
-            (Node::Table, _) => self.not_a_table(path, &value.span()),
+            (Node::Table, _) => self.not_a_table(path, &key.span()),
             (Node::Upstream, content) => self.unknown_upstream(path, content, &key.span()),
             (Node::Unknown, content) => {
                 self.unknown(path, matches!(content, DeValue::Table(_)), &key.span());
@@ -163,9 +163,10 @@ fn help_for_unknown(name: &str, parents: &[&str]) -> String {
     if let Some(meant) = suggest::closest(name, siblings.iter().copied()) {
         return format!("did you mean {meant:?}?");
     }
-    if let Some(key) = KEYS.iter().find(|key| key.name() == name) {
+    let meant = suggest::closest(name, KEYS.iter().map(Key::name));
+    if let Some(key) = meant.and_then(|meant| KEYS.iter().find(|key| key.name() == meant)) {
         let table = key.table().replace('*', &format!("{DEFAULT_UPSTREAM:?}"));
-        return format!("{name:?} belongs in [{table}]");
+        return format!("{:?} belongs in [{table}]", key.name());
     }
     format!("known here: {}", siblings.join(", "))
 }

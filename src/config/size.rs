@@ -119,8 +119,10 @@ mod tests {
         }
 
         #[test]
-        fn no_text_makes_the_parser_panic(text in "\\PC{0,24}") {
-            let _ = text.parse::<ByteSize>();
+        fn what_parses_reads_back(text in "[0-9]{0,20} ?[kKmMgGtTiIbB]{0,3}") {
+            if let Ok(size) = text.parse::<ByteSize>() {
+                prop_assert_eq!(size.to_string().parse(), Ok(size));
+            }
         }
     }
 }

@@ -208,13 +208,13 @@ mod tests {
 
     /// A target that reports when a write begins, and ends it when it is told to.
     struct Gate {
-        begun: SyncSender<Vec<u8>>,
+        begin: SyncSender<Vec<u8>>,
         proceed: Receiver<io::Result<()>>,
     }
 
     impl Write for Gate {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.begun.send(bytes.to_vec()).map_err(io::Error::other)?;
+            self.begin.send(bytes.to_vec()).map_err(io::Error::other)?;
             self.proceed.recv().map_err(io::Error::other)??;
             Ok(bytes.len())
         }
@@ -225,80 +225,80 @@ mod tests {
     }
 
     fn gated(limit: usize) -> (LineWriter, Receiver<Vec<u8>>, SyncSender<io::Result<()>>) {
-        let (begun, written) = sync_channel(16);
+        let (begin, writes) = sync_channel(16);
         let (gate, proceed) = sync_channel(16);
-        let writer = LineWriter::start("test", Gate { begun, proceed }, limit).unwrap();
-        (writer, written, gate)
+        let log = LineWriter::start("test", Gate { begin, proceed }, limit).unwrap();
+        (log, writes, gate)
     }
 
     #[test]
     fn lines_that_gather_during_a_write_go_out_together() {
-        let (writer, written, gate) = gated(100);
-        writer.line("a");
-        assert_eq!(written.recv_timeout(LONG).unwrap(), b"a\n");
-        writer.line("b");
-        writer.line("c");
+        let (log, writes, gate) = gated(100);
+        log.line("a");
+        assert_eq!(writes.recv_timeout(LONG).unwrap(), b"a\n");
+        log.line("b");
+        log.line("c");
         gate.send(Ok(())).unwrap();
-        assert_eq!(written.recv_timeout(LONG).unwrap(), b"b\nc\n");
+        assert_eq!(writes.recv_timeout(LONG).unwrap(), b"b\nc\n");
         gate.send(Ok(())).unwrap();
-        assert!(writer.flush(LONG));
-        assert_eq!(writer.dropped(), 0);
+        assert!(log.flush(LONG));
+        assert_eq!(log.dropped(), 0);
     }
 
     #[test]
     fn a_blocked_target_costs_the_lines_beyond_the_limit_and_nothing_else() {
-        let (writer, written, gate) = gated(6);
-        writer.line("0");
-        assert_eq!(written.recv_timeout(LONG).unwrap(), b"0\n");
+        let (log, writes, gate) = gated(6);
+        log.line("0");
+        assert_eq!(writes.recv_timeout(LONG).unwrap(), b"0\n");
         for line in ["1", "2", "3", "4", "5"] {
-            writer.line(line);
+            log.line(line);
         }
-        assert_eq!(writer.dropped(), 2);
-        assert!(!writer.flush(Duration::from_millis(1)));
+        assert_eq!(log.dropped(), 2);
+        assert!(!log.flush(Duration::from_millis(1)));
         gate.send(Ok(())).unwrap();
-        assert_eq!(written.recv_timeout(LONG).unwrap(), b"1\n2\n3\n");
+        assert_eq!(writes.recv_timeout(LONG).unwrap(), b"1\n2\n3\n");
         gate.send(Ok(())).unwrap();
-        assert!(writer.flush(LONG));
+        assert!(log.flush(LONG));
     }
 
     #[test]
     fn a_line_longer_than_the_limit_is_dropped_alone() {
-        let (writer, written, gate) = gated(4);
-        writer.line("long");
-        writer.line("ok");
-        assert_eq!(written.recv_timeout(LONG).unwrap(), b"ok\n");
+        let (log, writes, gate) = gated(4);
+        log.line("long");
+        log.line("ok");
+        assert_eq!(writes.recv_timeout(LONG).unwrap(), b"ok\n");
         gate.send(Ok(())).unwrap();
-        assert!(writer.flush(LONG));
-        assert_eq!(writer.dropped(), 1);
+        assert!(log.flush(LONG));
+        assert_eq!(log.dropped(), 1);
     }
 
     #[test]
     fn a_target_that_refuses_lines_counts_as_loss_and_may_recover() {
-        let (writer, written, gate) = gated(100);
-        writer.line("lost");
-        assert_eq!(written.recv_timeout(LONG).unwrap(), b"lost\n");
+        let (log, writes, gate) = gated(100);
+        log.line("lost");
+        assert_eq!(writes.recv_timeout(LONG).unwrap(), b"lost\n");
         gate.send(Err(io::Error::from(io::ErrorKind::BrokenPipe)))
             .unwrap();
-        assert!(writer.flush(LONG));
-        assert_eq!(writer.dropped(), 1);
-        writer.line("kept");
-        assert_eq!(written.recv_timeout(LONG).unwrap(), b"kept\n");
+        assert!(log.flush(LONG));
+        assert_eq!(log.dropped(), 1);
+        log.line("kept");
+        assert_eq!(writes.recv_timeout(LONG).unwrap(), b"kept\n");
         gate.send(Ok(())).unwrap();
-        assert!(writer.flush(LONG));
-        assert_eq!(writer.dropped(), 1);
+        assert!(log.flush(LONG));
+        assert_eq!(log.dropped(), 1);
     }
 
     #[test]
     fn the_last_lines_are_written_after_the_last_writer_is_gone() {
-        let (writer, written, gate) = gated(100);
-        writer.line("a");
-        assert_eq!(written.recv_timeout(LONG).unwrap(), b"a\n");
-        writer.line("b");
-        drop(writer);
+        let (log, writes, gate) = gated(100);
+        log.line("a");
+        assert_eq!(writes.recv_timeout(LONG).unwrap(), b"a\n");
+        log.line("b");
+        drop(log);
         gate.send(Ok(())).unwrap();
-        assert_eq!(written.recv_timeout(LONG).unwrap(), b"b\n");
+        assert_eq!(writes.recv_timeout(LONG).unwrap(), b"b\n");
         gate.send(Ok(())).unwrap();
         // The thread ends, and its target with it.
-        assert!(written.recv_timeout(LONG).is_err());
+        assert!(writes.recv_timeout(LONG).is_err());
     }
 }
