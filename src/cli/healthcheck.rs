@@ -186,8 +186,8 @@ struct Answer {
 impl Answer {
     fn parse(bytes: &[u8]) -> Self {
         let text = String::from_utf8_lossy(bytes);
-        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
-        let status_line = head.split_once("\r\n").map(|(line, _)| line);
+        let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        let status_line = text.split_once("\r\n").map(|(line, _)| line);
         let status = status_line
             .and_then(|line| line.strip_prefix("HTTP/1."))
             .and_then(|rest| rest.split(' ').nth(1)?.parse().ok());
@@ -256,6 +256,7 @@ mod tests {
     fn only_a_complete_status_line_counts() {
         let status = |text: &str| Answer::parse(text.as_bytes()).status;
         assert_eq!(status("HTTP/1.1 200 OK\r\n"), Some(200));
+        assert_eq!(status("HTTP/1.1 204 No Content\r\n\r\n"), Some(204));
         assert_eq!(status("HTTP/1.1 200 OK"), None);
         assert_eq!(status("HTTP/1.1 2000 OK\r\n"), Some(2000));
         assert_eq!(status("SSH-2.0-OpenSSH_9.6\r\n"), None);

@@ -11,5 +11,6 @@ mod support;
 mod client;
 mod mirror;
 
+mod cli;
 mod fake_hub;
 mod pull;
