@@ -1,4 +1,8 @@
 //! The command line as scripts meet it: exit codes, and what goes to which stream.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot prepare its stage fails"
+)]
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
