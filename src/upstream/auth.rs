@@ -5,7 +5,7 @@
 //! that is spoken to by https (CVE-2026-33540 is what happens otherwise).
 
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use http::header::WWW_AUTHENTICATE;
 use http::{HeaderMap, HeaderValue};
@@ -15,7 +15,7 @@ use super::UpstreamError;
 use super::redirect::host_of;
 use super::token::{Endpoint, Grant, Tokens};
 use super::transport::{Arrived, Deadline};
-use crate::oci::challenge::{Bearer, parse_challenges};
+use crate::oci::challenge::{Bearer, Challenge, parse_challenges};
 use crate::oci::scope::Scope;
 
 /// What a request is authorised with.
@@ -45,6 +45,17 @@ impl Access {
 enum Scheme {
     Basic,
     Bearer(Endpoint),
+}
+
+/// How the registry is asked before it says anything to a request.
+#[derive(Clone, Debug)]
+enum Known {
+    /// Nothing is known: the first request goes out as it is, and its challenge tells.
+    Nothing,
+    /// What the configuration lets us suppose.
+    Supposed(Scheme),
+    /// What the registry has accepted in answer to its challenge.
+    Learnt(Scheme),
 }
 
 /// Whom the credentials may be sent to.
@@ -87,8 +98,8 @@ impl Trust {
     fn scheme(&self, headers: &HeaderMap) -> Result<Option<Scheme>, String> {
         let values = headers.get_all(WWW_AUTHENTICATE);
         let challenges = parse_challenges(values.iter().filter_map(|value| value.to_str().ok()));
-        let basic = challenges.iter().any(|challenge| challenge.is_basic());
-        let bearer = challenges.iter().find_map(|challenge| challenge.bearer());
+        let basic = challenges.iter().any(Challenge::is_basic);
+        let bearer = challenges.iter().find_map(Challenge::bearer);
         match bearer.map(|bearer| self.endpoint(bearer)) {
             Some(Ok(endpoint)) => Ok(Some(Scheme::Bearer(endpoint))),
             Some(Err(reason)) if !basic => Err(reason),
@@ -101,8 +112,8 @@ impl Trust {
 pub(super) struct Auth {
     trust: Trust,
     basic: Option<HeaderValue>,
-    /// What the registry has last accepted, so that no request is spent on being refused.
-    known: Mutex<Option<Scheme>>,
+    /// Spares a request that is only spent on being refused.
+    known: Mutex<Known>,
     tokens: Tokens,
 }
 
@@ -115,18 +126,18 @@ impl Auth {
         service: Option<&str>,
         tokens: Tokens,
     ) -> Self {
-        let preset = trust.token_url.clone().zip(service);
-        let preset = preset.map(|(realm, service)| {
-            Scheme::Bearer(Endpoint {
+        let known = match (trust.token_url.clone(), service) {
+            (Some(realm), Some(service)) => Known::Supposed(Scheme::Bearer(Endpoint {
                 realm,
                 service: Some(service.into()),
                 trusted: true,
-            })
-        });
+            })),
+            _ => Known::Nothing,
+        };
         Self {
             trust,
             basic,
-            known: Mutex::new(preset),
+            known: Mutex::new(known),
             tokens,
         }
     }
@@ -139,8 +150,13 @@ impl Auth {
     ) -> Result<Access, UpstreamError> {
         let known = self.known().clone();
         match known {
-            None => Ok(Access::Anonymous),
-            Some(scheme) => self.grant(&scheme, scope, deadline).await,
+            Known::Nothing => Ok(Access::Anonymous),
+            Known::Learnt(scheme) => self.grant(&scheme, scope, deadline).await,
+            Known::Supposed(scheme) => match self.grant(&scheme, scope, deadline).await {
+                // A mirror of Docker Hub may issue its tokens for another service: its challenge will say.
+                Err(error) if is_refusal(&error) => Ok(Access::Anonymous),
+                granted => granted,
+            },
         }
     }
 
@@ -152,6 +168,9 @@ impl Auth {
         scope: &Scope,
         deadline: &Deadline,
     ) -> Result<Option<Access>, UpstreamError> {
+        if let Access::Bearer(used) = used {
+            self.tokens.forget(used, scope);
+        }
         let scheme = self.trust.scheme(&refusal.headers);
         let scheme = scheme.map_err(|reason| UpstreamError::BadAnswer {
             host: refusal.host(),
@@ -165,12 +184,7 @@ impl Auth {
             {
                 Ok(None)
             }
-            (Some(scheme), used) => {
-                if let Access::Bearer(used) = used {
-                    self.tokens.forget(used, scope);
-                }
-                self.grant(&scheme, scope, deadline).await.map(Some)
-            }
+            (Some(scheme), _) => self.grant(&scheme, scope, deadline).await.map(Some),
         }
     }
 
@@ -181,7 +195,7 @@ impl Auth {
             Access::Basic(_) => Scheme::Basic,
             Access::Bearer(grant) => Scheme::Bearer(grant.endpoint.clone()),
         };
-        *self.known() = Some(scheme);
+        *self.known() = Known::Learnt(scheme);
     }
 
     async fn grant(
@@ -199,7 +213,7 @@ impl Auth {
         }
     }
 
-    fn known(&self) -> std::sync::MutexGuard<'_, Option<Scheme>> {
+    fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -210,6 +224,15 @@ impl fmt::Debug for Auth {
             .field("trust", &self.trust)
             .field("known", &*self.known())
             .finish_non_exhaustive()
+    }
+}
+
+/// Whether a token endpoint answered that it does not give tokens for what it was asked.
+fn is_refusal(error: &UpstreamError) -> bool {
+    match error {
+        UpstreamError::Denied { .. } | UpstreamError::BadAnswer { .. } => true,
+        UpstreamError::Status { status, .. } => (400..=499).contains(status),
+        _ => false,
     }
 }
 

@@ -1,14 +1,14 @@
 //! Opening a blob: one attempt, and a body that knows where it starts.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{self, Stream};
 use http::header::CONTENT_RANGE;
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::counters::Tally;
@@ -19,7 +19,6 @@ use super::{BlobBody, Inner, Kind, Phase, UpstreamError};
 use crate::oci::digest::Digest;
 use crate::oci::name::RepositoryName;
 use crate::oci::range::ContentRange;
-use crate::oci::scope::Scope;
 use crate::sys::clock;
 
 impl Inner {
@@ -29,16 +28,10 @@ impl Inner {
         digest: Digest,
         offset: u64,
     ) -> Result<BlobBody, UpstreamError> {
-        let question = Question {
-            kind: Kind::BlobGet,
-            method: Method::GET,
-            url: self.url(name, &format!("blobs/{digest}"))?,
-            scope: Scope::pull(name),
-            accept: "*/*",
-            offset,
-        };
+        let url = self.url(name, &format!("blobs/{digest}"))?;
+        let question = Question::new(Kind::BlobGet, url, name, "*/*").starting_at(offset);
         // The wait for a slot has its own limit: a busy mirror must not look like a slow upstream.
-        let registry = host_of(&question.url);
+        let registry = host_of(&self.base);
         let slot = self.blobs.slot(&self.deadline(), &registry).await?;
         let deadline = self.deadline();
         let answered = self.walk(&self.blobs, &question, &deadline).await;

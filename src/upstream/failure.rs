@@ -88,7 +88,7 @@ pub(super) fn broken(host: &str, phase: Phase, error: &(dyn Error + 'static)) ->
             .downcast_ref::<hyper_util::client::legacy::Error>()
             .is_some_and(hyper_util::client::legacy::Error::is_connect)
     };
-    let phase = if causes().any(|cause| cause.is::<rustls::Error>()) {
+    let phase = if causes().any(<dyn Error>::is::<rustls::Error>) {
         Phase::Tls
     } else if !causes().any(connecting) {
         phase

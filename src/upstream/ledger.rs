@@ -131,7 +131,9 @@ fn http_date(text: &str) -> Option<Timestamp> {
 /// Days from 1 January 1970 to the first of `month` (0 is January) of `year`, which is not before 1970.
 fn days_before(year: u64, month: u64) -> u64 {
     const LENGTHS: [u64; 12] = [31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
-    let leap = |year: u64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let leap = |year: u64| {
+        year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
+    };
     let years: u64 = (1970..year).map(|year| 365 + u64::from(leap(year))).sum();
     let months: u64 = (0..month).zip(LENGTHS).map(|(_, length)| length).sum();
     years + months + u64::from(leap(year) && month > 1)

@@ -24,7 +24,6 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::Method;
 use http::header::{AUTHORIZATION, HeaderValue, LINK};
 use reqwest::Url;
 use serde::Deserialize;
@@ -37,9 +36,9 @@ pub use settings::{BuildError, Credentials, Settings};
 
 use crate::oci::digest::Digest;
 use crate::oci::link::next_link;
+use crate::oci::manifest::MANIFEST_LIMIT;
 use crate::oci::media_type::{ACCEPT_MANIFESTS, MediaType};
 use crate::oci::name::{Reference, RepositoryName, Tag};
-use crate::oci::scope::Scope;
 use crate::sys::clock::Clock;
 use crate::sys::tasks::Tasks;
 use auth::{Auth, Trust};
@@ -47,12 +46,10 @@ use counters::Tally;
 use ledger::RunningLedger;
 use request::{Question, bad_host, content_length, media_type, not_html};
 use retry::retried;
-use settings::base_url;
+use settings::{base_url, endpoint_url};
 use token::{Limits, Tokens, User};
 use transport::{Blobs, Control};
 
-/// The most bytes of a manifest.
-const MANIFEST_LIMIT: usize = 4 * 1024 * 1024;
 /// The most bytes of one page of tags: 60,000 tags of the greatest length.
 const TAGS_LIMIT: usize = 8 * 1024 * 1024;
 
@@ -114,7 +111,7 @@ impl Upstream {
         tasks: Tasks,
     ) -> Result<Self, BuildError> {
         let base = base_url(&settings.url)?;
-        let token_url = settings.token_url.as_ref().map(base_url).transpose()?;
+        let token_url = settings.token_url.as_ref().map(endpoint_url).transpose()?;
         let tally = Arc::new(Tally::default());
         let tls = tls::client_config(&settings.ca)?;
         let control = Control::new(tls.clone(), settings.timeout, Arc::clone(&tally))?;
@@ -164,9 +161,7 @@ impl Upstream {
         name: &RepositoryName,
         reference: &Reference,
     ) -> Result<ManifestHead, UpstreamError> {
-        let question = self
-            .0
-            .manifest(Kind::ManifestHead, Method::HEAD, name, reference)?;
+        let question = self.0.manifest(Kind::ManifestHead, name, reference)?.head();
         match self.0.ask(&question, 0).await {
             Ok(answer) => Ok(ManifestHead {
                 digest: claimed(&answer.headers),
@@ -194,9 +189,7 @@ impl Upstream {
         name: &RepositoryName,
         reference: &Reference,
     ) -> Result<ManifestBody, UpstreamError> {
-        let question = self
-            .0
-            .manifest(Kind::ManifestGet, Method::GET, name, reference)?;
+        let question = self.0.manifest(Kind::ManifestGet, name, reference)?;
         let answer = self.0.ask(&question, MANIFEST_LIMIT).await?;
         not_html(&answer.host, &answer.headers)?;
         Ok(ManifestBody {
@@ -252,7 +245,7 @@ impl Upstream {
         if let Some(last) = last {
             url.query_pairs_mut().append_pair("last", last);
         }
-        let question = self.0.question(Kind::Tags, url, name, "application/json");
+        let question = Question::new(Kind::Tags, url, name, "application/json");
         let answer = self.0.ask(&question, TAGS_LIMIT).await?;
         let listed: Listed = serde_json::from_slice(&answer.bytes)
             .map_err(|_| bad_host(&answer.host, "its list of tags is not JSON".into()))?;
@@ -278,7 +271,7 @@ impl Upstream {
         digest: Digest,
     ) -> Result<Option<Bytes>, UpstreamError> {
         let url = self.0.url(name, &format!("referrers/{digest}"))?;
-        let question = self.0.question(Kind::Referrers, url, name, INDEX);
+        let question = Question::new(Kind::Referrers, url, name, INDEX);
         match self.0.ask(&question, MANIFEST_LIMIT).await {
             Ok(answer) => {
                 // A front end that answers everything with some page of its own has no list either.
@@ -324,10 +317,7 @@ impl Inner {
         digest: Digest,
     ) -> Result<Option<u64>, UpstreamError> {
         let url = self.url(name, &format!("blobs/{digest}"))?;
-        let question = Question {
-            method: Method::HEAD,
-            ..self.question(Kind::BlobHead, url, name, "*/*")
-        };
+        let question = Question::new(Kind::BlobHead, url, name, "*/*").head();
         let deadline = self.deadline();
         let attempt = || async {
             match self.attempt(&question, 0, &deadline).await {
@@ -345,32 +335,11 @@ impl Inner {
     fn manifest(
         &self,
         kind: Kind,
-        method: Method,
         name: &RepositoryName,
         reference: &Reference,
     ) -> Result<Question, UpstreamError> {
         let url = self.url(name, &format!("manifests/{reference}"))?;
-        Ok(Question {
-            method,
-            ..self.question(kind, url, name, ACCEPT_MANIFESTS)
-        })
-    }
-
-    fn question(
-        &self,
-        kind: Kind,
-        url: Url,
-        name: &RepositoryName,
-        accept: &'static str,
-    ) -> Question {
-        Question {
-            kind,
-            method: Method::GET,
-            url,
-            scope: Scope::pull(name),
-            accept,
-            offset: 0,
-        }
+        Ok(Question::new(kind, url, name, ACCEPT_MANIFESTS))
     }
 
     /// `<base>/v2/<name>/<rest>`; every part is of a grammar that needs no escapes.

@@ -19,6 +19,7 @@ use super::redirect::{Trail, is_redirect};
 use super::retry::retried;
 use super::transport::{Arrived, Deadline, Outgoing, Transport};
 use super::{Inner, Kind, Phase, UpstreamError};
+use crate::oci::name::RepositoryName;
 use crate::oci::scope::Scope;
 use crate::sys::clock;
 
@@ -28,16 +29,41 @@ const PRODUCT: &str = concat!("mirror/", env!("CARGO_PKG_VERSION"));
 /// A question to the registry.
 #[derive(Debug)]
 pub(super) struct Question {
-    pub(super) kind: Kind,
-    pub(super) method: Method,
-    pub(super) url: Url,
-    pub(super) scope: Scope,
-    pub(super) accept: &'static str,
+    kind: Kind,
+    method: Method,
+    url: Url,
+    scope: Scope,
+    accept: &'static str,
     /// Where in the content the answer should begin.
-    pub(super) offset: u64,
+    offset: u64,
 }
 
 impl Question {
+    /// A `GET` of `url`, which belongs to the repository `name`.
+    pub(super) fn new(kind: Kind, url: Url, name: &RepositoryName, accept: &'static str) -> Self {
+        Self {
+            kind,
+            method: Method::GET,
+            url,
+            scope: Scope::pull(name),
+            accept,
+            offset: 0,
+        }
+    }
+
+    /// The same as a `HEAD`.
+    pub(super) fn head(self) -> Self {
+        Self {
+            method: Method::HEAD,
+            ..self
+        }
+    }
+
+    /// The same, for what begins at `offset`.
+    pub(super) fn starting_at(self, offset: u64) -> Self {
+        Self { offset, ..self }
+    }
+
     fn headers(&self, access: Option<&Access>) -> HeaderMap {
         let mut headers = base_headers();
         headers.insert(ACCEPT, HeaderValue::from_static(self.accept));

@@ -50,7 +50,9 @@ pub struct Credentials {
 #[non_exhaustive]
 pub enum BuildError {
     /// Not a URL that can be asked.
-    #[error("{url} is not an absolute http or https URL without user and query")]
+    #[error(
+        "{url} is not an absolute http or https URL without a user (nor, for a registry, a query)"
+    )]
     Url {
         /// The URL as configured.
         url: String,
@@ -76,17 +78,29 @@ impl Settings {
     }
 }
 
-/// `uri` as a URL that requests can be made of, without a slash at its end.
+/// Where the registry's API is.
 pub(super) fn base_url(uri: &Uri) -> Result<Url, BuildError> {
-    let text = uri.to_string();
+    let base = endpoint_url(uri)?;
+    match base.query() {
+        None => Ok(base),
+        Some(_) => Err(BuildError::Url {
+            url: uri.to_string(),
+        }),
+    }
+}
+
+/// `uri` as a URL that requests can be made of.
+pub(super) fn endpoint_url(uri: &Uri) -> Result<Url, BuildError> {
     let usable = |url: &Url| {
         matches!(url.scheme(), "http" | "https")
             && url.username().is_empty()
             && url.password().is_none()
-            && url.query().is_none()
     };
-    Url::parse(text.trim_end_matches('/'))
+    let unusable = || BuildError::Url {
+        url: uri.to_string(),
+    };
+    Url::parse(&uri.to_string())
         .ok()
         .filter(usable)
-        .ok_or(BuildError::Url { url: text })
+        .ok_or_else(unusable)
 }

@@ -230,9 +230,7 @@ impl Transport for Control {
             .headers(headers)
             .send();
         let answer = match deadline.limit(sent).await {
-            Ok(answer) => {
-                answer.map_err(|error| broken(&host, Phase::FirstByte, &error.without_url()))
-            }
+            Ok(answer) => answer.map_err(|error| broken(&host, Phase::Body, &error.without_url())),
             Err(_) => Err(deadline.missed(&host, Phase::FirstByte)),
         };
         self.tally
@@ -317,7 +315,7 @@ impl Transport for Blobs {
             reason: "it redirects to something that is not a URI".into(),
         })?;
         let answer = match deadline.limit(self.client.request(built)).await {
-            Ok(answer) => answer.map_err(|error| broken(&host, Phase::FirstByte, &error)),
+            Ok(answer) => answer.map_err(|error| broken(&host, Phase::Body, &error)),
             Err(_) => Err(deadline.missed(&host, Phase::FirstByte)),
         };
         self.tally
