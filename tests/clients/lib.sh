@@ -147,19 +147,26 @@ free_port() {
 # records what it is asked.
 start_upstream() {
     start upstream "$fake_hub_binary" --port 0 --binary "$(command -v busybox)" --layers "$layers"
-    wait_for "fake hub starts" grep --quiet CONTROL "$logs/upstream.log"
-    # shellcheck disable=SC1091 # lines of the form KEY=VALUE
-    set -o allexport && source "$logs/upstream.log" && set +o allexport
+    wait_for "fake hub starts" grep --quiet ^ready "$logs/upstream.log"
+    MIRROR_UPSTREAMS__DOCKER_IO__URL=$(announced registry)
+    MIRROR_UPSTREAMS__DOCKER_IO__TOKEN_URL=$(announced token)
+    export MIRROR_UPSTREAMS__DOCKER_IO__URL MIRROR_UPSTREAMS__DOCKER_IO__TOKEN_URL
+    upstream_record=$(announced control)
+}
+
+# One of the addresses that the fake hub prints when it starts.
+announced() {
+    awk -v name="$1" '$1 == name { print $2; exit }' "$logs/upstream.log"
 }
 
 # What the upstream was asked since it last forgot, one request a line, in byte order. Digests have names here, such as
 # "amd64.layer0".
 upstream_requests() {
-    curl --silent --show-error --fail --max-time 10 "$CONTROL/requests" | jq --raw-output '.[].line' | LC_ALL=C sort
+    curl --silent --show-error --fail --max-time 10 "$upstream_record" | jq --raw-output '.[].line' | LC_ALL=C sort
 }
 
 forget_upstream_requests() {
-    curl --silent --show-error --fail --max-time 10 --request DELETE "$CONTROL/requests"
+    curl --silent --show-error --fail --max-time 10 --request DELETE "$upstream_record"
 }
 
 # Starts a mirror with an empty cache at $mirror_address.
