@@ -30,7 +30,7 @@ use crate::sys::fs::{Disk, OsDisk, read_small};
 use crate::sys::process;
 use crate::sys::tasks::Tasks;
 use crate::sys::telemetry::{AccessLog, TelemetryError};
-use crate::upstream::{self, Credentials, Upstream};
+use crate::upstream::{self, Credentials, Upstream, UpstreamCollector};
 
 /// The largest file of certificate authorities that is read.
 const CA_LIMIT: usize = 16 * 1024 * 1024;
@@ -139,8 +139,9 @@ impl App {
         let tasks = Tasks::new();
         let fetch = Fetch::new(blobs.clone(), tasks.clone(), fetch_settings(settings));
         let (name, upstream) = default_upstream(settings);
+        let client = open_upstream(&*disk, &name, &upstream, &clock, &tasks)?;
         let parts = proxy::Parts {
-            upstream: open_upstream(&*disk, &name, &upstream, &clock, &tasks)?,
+            upstream: client.clone(),
             index,
             blobs,
             fetch: fetch.clone(),
@@ -152,7 +153,7 @@ impl App {
         let access = AccessLog::open(&settings.log.access)?;
         let service = Service {
             directory: Directory::new(Arc::new(proxy)),
-            telemetry: telemetry(&access),
+            telemetry: telemetry(&access, &fetch, client),
             clock,
         };
         let server = Server::bind(server_settings(settings), service).await?;
@@ -287,9 +288,11 @@ fn address(address: &config::ListenAddress) -> ListenAddress {
     }
 }
 
-fn telemetry(access: &AccessLog) -> Telemetry {
+fn telemetry(access: &AccessLog, fetch: &Fetch, upstream: Upstream) -> Telemetry {
     let mut registry = Metrics::default();
     let metrics = HttpMetrics::register(&mut registry);
+    fetch.register(&mut registry);
+    registry.register_collector(Box::new(UpstreamCollector::new(upstream)));
     let lines = access.clone();
     let sink: AccessSink = Arc::new(move |line: String| lines.line(&line));
     Telemetry {

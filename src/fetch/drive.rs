@@ -39,6 +39,7 @@ struct Landing<'a> {
 
 impl Landing<'_> {
     fn fail(&self, error: FetchError, readable: Option<(Arc<dyn DiskFile>, u64)>) {
+        self.shared.ends.count(Err(&error));
         self.shared.land(self.flight);
         self.flight
             .progress
@@ -303,6 +304,7 @@ impl<'a> Download<'a> {
         self.flight
             .progress
             .send_replace(Progress::Complete { file, size });
+        self.shared.ends.count(Ok(()));
         match self.shared.blobs.commit(spool, size).await {
             Ok(()) => debug!(digest = %self.flight.digest, size, "blob cached"),
             Err(error) => {

@@ -12,6 +12,7 @@
 mod drive;
 mod flight;
 mod machine;
+mod metrics;
 mod part;
 mod sink;
 #[cfg(test)]
@@ -31,6 +32,7 @@ use crate::upstream::{BlobBody, UpstreamError};
 
 use flight::Flight;
 pub use flight::{FlightBody, Reader};
+use metrics::Ends;
 use part::Parts;
 
 /// How many sources a flight remembers beside the one it uses.
@@ -143,6 +145,7 @@ struct Shared {
     blobs: Blobs,
     tasks: Tasks,
     settings: Settings,
+    ends: Ends,
 }
 
 impl Fetch {
@@ -157,6 +160,7 @@ impl Fetch {
                 blobs,
                 tasks,
                 settings,
+                ends: Ends::default(),
             }),
         }
     }

@@ -12,6 +12,7 @@ mod counters;
 mod error;
 mod failure;
 mod ledger;
+mod metrics;
 mod redirect;
 mod request;
 mod retry;
@@ -32,6 +33,7 @@ pub use body::BlobBody;
 pub use counters::{Class, Counters, Kind};
 pub use error::{Phase, UpstreamError};
 pub use ledger::Ledger;
+pub use metrics::UpstreamCollector;
 pub use settings::{BuildError, Credentials, Settings};
 
 use crate::oci::digest::Digest;

@@ -64,3 +64,25 @@ async fn a_ten_layer_image_costs_the_upstream_what_it_must_and_then_nothing() {
         ]
     );
 }
+
+#[tokio::test]
+async fn what_the_upstream_and_the_downloads_did_is_in_the_metrics() {
+    let hub = FakeHub::start().await;
+    let image = hub.push_image("library/nginx", "latest", ImageSpec::layers(1));
+    let mirror = TestMirror::start(&hub).await;
+    pull(&mirror, &image).await;
+    let page = String::from_utf8(mirror.get("/metrics").await.body).unwrap();
+    for line in [
+        "mirror_upstream_requests_total{upstream=\"docker.io\",kind=\"manifest_get\",code=\"success\"} 2",
+        "mirror_upstream_requests_total{upstream=\"docker.io\",kind=\"blob_get\",code=\"redirect\"} 2",
+        "mirror_upstream_ratelimit_limit{upstream=\"docker.io\"} 100",
+        "mirror_upstream_ratelimit_remaining{upstream=\"docker.io\"} 98",
+        "mirror_fetch_ends_total{end=\"complete\"} 2",
+        "mirror_cache_requests_total{kind=\"blob\",result=\"miss\"} 2",
+    ] {
+        assert!(
+            page.lines().any(|found| found == line),
+            "{line} is not in\n{page}"
+        );
+    }
+}
