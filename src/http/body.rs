@@ -38,11 +38,10 @@ impl Body {
         Self { content, exchange }
     }
 
-    /// Ends the body with an error, upon which the connection is broken.
-    fn broken(&mut self, cut: Cut) -> Option<Result<Frame<Bytes>, Cut>> {
+    /// Ends the body early; the error that follows breaks the connection.
+    fn broken(&mut self, cut: &Cut) {
         self.exchange.failed(cut.reason.clone());
         self.content = Content::Empty;
-        Some(Err(cut))
     }
 }
 
@@ -92,7 +91,10 @@ impl http_body::Body for Body {
                 }
                 Some(Ok(Frame::data(bytes)))
             }
-            Some(Err(cut)) => self.broken(cut),
+            Some(Err(cut)) => {
+                self.broken(&cut);
+                Some(Err(cut))
+            }
             None => {
                 self.exchange.complete();
                 None
@@ -141,30 +143,36 @@ fn within(
 mod tests {
     use super::*;
 
-    fn some(length: usize) -> Option<Result<Bytes, Cut>> {
-        Some(Ok(Bytes::from(vec![0; length])))
+    fn chunk(length: usize) -> Bytes {
+        Bytes::from(vec![0; length])
     }
 
     #[test]
     fn a_blob_is_held_to_its_announced_length() {
         let mut remaining = Some(10);
-        assert!(matches!(within(&mut remaining, some(6)), Some(Ok(_))));
+        assert!(matches!(
+            within(&mut remaining, Some(Ok(chunk(6)))),
+            Some(Ok(_))
+        ));
         assert_eq!(remaining, Some(4));
         assert!(
             matches!(within(&mut remaining, None), Some(Err(_))),
             "short"
         );
         assert!(
-            matches!(within(&mut remaining, some(5)), Some(Err(_))),
+            matches!(within(&mut remaining, Some(Ok(chunk(5)))), Some(Err(_))),
             "long"
         );
-        assert!(matches!(within(&mut remaining, some(4)), Some(Ok(_))));
+        assert!(matches!(
+            within(&mut remaining, Some(Ok(chunk(4)))),
+            Some(Ok(_))
+        ));
         assert!(within(&mut remaining, None).is_none());
     }
 
     #[test]
     fn a_blob_of_unknown_length_ends_where_it_ends() {
-        assert!(matches!(within(&mut None, some(6)), Some(Ok(_))));
+        assert!(matches!(within(&mut None, Some(Ok(chunk(6)))), Some(Ok(_))));
         assert!(within(&mut None, None).is_none());
     }
 }

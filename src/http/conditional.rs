@@ -68,7 +68,7 @@ mod tests {
             format!("\"sha256:other\", \"{digest}\""),
         ] {
             assert!(
-                is_held(&with(&IF_NONE_MATCH, &[line.clone()]), &digest),
+                is_held(&with(&IF_NONE_MATCH, std::slice::from_ref(&line)), &digest),
                 "{line}"
             );
         }

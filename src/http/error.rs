@@ -20,7 +20,7 @@ use crate::registry::{ErrorReason, Outcome, RegistryError};
 const RETRY_UNREACHABLE: Duration = Duration::from_secs(5);
 
 /// When to come back to an upstream that limits and does not say for how long.
-const RETRY_LIMITED: Duration = Duration::from_secs(60);
+const RETRY_LIMITED: Duration = Duration::from_mins(1);
 
 /// The answer to a request that no registry sees.
 pub(super) fn of_request(error: &RequestError) -> Reply {
@@ -72,6 +72,14 @@ pub(super) fn bad_request(message: &str) -> Reply {
 /// The answer to a method that a page of this server does not have.
 pub(super) fn method_not_allowed(allow: &'static str) -> Reply {
     of_request(&RequestError::MethodNotAllowed { allow })
+}
+
+/// The answer to a client of HTTP/1.0 that asks for content of unknown length.
+pub(super) fn version_not_supported() -> Reply {
+    let message = "the length of this content is not known yet, which needs HTTP/1.1";
+    let body = ErrorBody::new(Code::Unsupported, message);
+    let status = StatusCode::HTTP_VERSION_NOT_SUPPORTED;
+    reply(status, ErrorReason::BadRequest, &body)
 }
 
 /// The answer when this server failed to make one.

@@ -161,7 +161,7 @@ impl Collector for Process {
     }
 }
 
-/// The registry's numbers in the OpenMetrics text format.
+/// The registry's numbers in the text format of `OpenMetrics`.
 pub(super) fn encode(registry: &Registry) -> Result<String, fmt::Error> {
     let mut page = String::new();
     text::encode(&mut page, registry)?;

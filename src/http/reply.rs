@@ -63,11 +63,10 @@ impl Reply {
 
     /// Adds a header. A value that cannot be one is left out.
     pub(super) fn with(mut self, name: HeaderName, value: impl AsRef<str>) -> Self {
-        match HeaderValue::from_str(value.as_ref()) {
-            Ok(value) => {
-                self.headers.insert(name, value);
-            }
-            Err(_) => tracing::debug!(%name, "a value that cannot be a header is left out"),
+        if let Ok(value) = HeaderValue::from_str(value.as_ref()) {
+            self.headers.insert(name, value);
+        } else {
+            tracing::debug!(%name, "a value that cannot be a header is left out");
         }
         self
     }
@@ -121,6 +120,11 @@ impl Reply {
         });
         self.error = Some(reason);
         self
+    }
+
+    /// Whether only the end of the content tells its length.
+    pub(super) fn has_unknown_length(&self) -> bool {
+        self.content.length().is_none()
     }
 
     /// The response, whose body ends the exchange. A `HEAD` gets the headers alone.

@@ -89,7 +89,7 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self {
             head: Duration::from_secs(30),
-            write_stall: Duration::from_secs(600),
+            write_stall: Duration::from_mins(10),
         }
     }
 }

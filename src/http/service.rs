@@ -6,9 +6,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{EXPECT, RANGE, TRANSFER_ENCODING};
+use http::header::{EXPECT, HOST, RANGE, TRANSFER_ENCODING};
 use http::request::Parts;
-use http::{HeaderMap, Method, Response};
+use http::{HeaderMap, Method, Response, Version};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -71,17 +71,17 @@ pub(super) async fn respond(
         &head.uri,
         &head.headers,
     );
-    let reply = if head.headers.contains_key(TRANSFER_ENCODING) {
-        // Nothing here takes a body of unknown length. With a Content-Length beside it this is how requests are
-        // smuggled past a proxy (RFC 9112 section 6.1), so nothing after it is believed.
-        error::bad_request("a body with a Transfer-Encoding is not taken here").close()
-    } else {
-        service.reply(client, &head, &mut exchange).await
+    let mut reply = match ill_formed(&head) {
+        Some(reason) => error::bad_request(reason).close(),
+        None => service.reply(client, &head, &mut exchange).await,
     };
-    let reply = match drained(&head.headers, body).await {
-        true => reply,
-        false => reply.close(),
-    };
+    if head.version < Version::HTTP_11 && reply.has_unknown_length() {
+        // There the end of the connection is the end of the body: a blob that is cut would look whole.
+        reply = error::version_not_supported();
+    }
+    if !drained(&head.headers, body).await {
+        reply = reply.close();
+    }
     Ok(reply.send(exchange, head.method == Method::HEAD))
 }
 
@@ -148,6 +148,20 @@ fn root() -> Reply {
 /// neither an upstream nor a disk that fails keeps it from serving what it can.
 fn healthy() -> Reply {
     Reply::text("text/plain; charset=utf-8", "ok\n")
+}
+
+/// What makes a request's framing or target ambiguous, so that nothing after it on the connection is believed.
+fn ill_formed(head: &Parts) -> Option<&'static str> {
+    // Nothing here takes a body of unknown length, and with a Content-Length beside it this is how requests are
+    // smuggled past a proxy (RFC 9112 section 6.1).
+    if head.headers.contains_key(TRANSFER_ENCODING) {
+        return Some("a body with a Transfer-Encoding is not taken here");
+    }
+    // RFC 9112 section 3.2.
+    if head.version == Version::HTTP_11 && head.headers.get_all(HOST).iter().count() != 1 {
+        return Some("a request needs one Host header");
+    }
+    None
 }
 
 /// The `Range` header; several of them are as good as none (RFC 9110 section 14.2).

@@ -118,7 +118,7 @@ mod tests {
 
     use super::*;
 
-    const LIMIT: Duration = Duration::from_secs(600);
+    const LIMIT: Duration = Duration::from_mins(10);
 
     #[tokio::test(start_paused = true)]
     async fn a_peer_that_takes_nothing_is_cut() {

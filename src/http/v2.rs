@@ -168,13 +168,13 @@ async fn tags(
     if let Some(link) = next_page(ask, limit, &page) {
         reply = reply.with(LINK, link);
     }
-    let list = TagList {
+    let document = TagList {
         name: name.as_str(),
         tags: &page.tags,
     };
     Ok(reply
         .with(CONTENT_TYPE, "application/json")
-        .content(Content::Full(json(&list)?)))
+        .content(Content::Full(json(&document)?)))
 }
 
 async fn referrers(ask: &Ask<'_>, digest: Digest, artifact_type: Option<&str>) -> Answered {

@@ -13,4 +13,5 @@ mod mirror;
 
 mod cli;
 mod fake_hub;
+mod http;
 mod pull;
