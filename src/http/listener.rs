@@ -77,7 +77,9 @@ pub enum BindError {
         address: ListenAddress,
     },
     /// Anything else.
-    #[error("cannot listen on {address}: {source}")]
+    #[error(
+        "cannot listen on {address}: {source}; choose another address with server.listen or --listen"
+    )]
     Other {
         /// The address.
         address: ListenAddress,

@@ -102,3 +102,14 @@ async fn a_file_that_is_no_socket_is_left_alone() {
     assert!(matches!(error, BindError::NotASocket { .. }), "{error:?}");
     assert!(file.path().exists());
 }
+
+#[tokio::test]
+async fn a_socket_in_a_directory_that_is_missing_is_named() {
+    let address: ListenAddress = "unix:/nonexistent/mirror.sock".parse().unwrap();
+    let error = Listener::bind(&address).await.err().unwrap();
+    let text = error.to_string();
+    assert!(
+        text.contains("unix:/nonexistent/mirror.sock: No such file") && text.contains("--listen"),
+        "{text}"
+    );
+}
