@@ -6,7 +6,6 @@
 
 use std::fmt;
 use std::io;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +14,7 @@ use prometheus_client::registry::Registry as Metrics;
 use tracing::{info, warn};
 
 use crate::blobs::{Blobs, BlobsError, DataDirectory, DirectoryError};
-use crate::config::{self, DEFAULT_UPSTREAM, Fsync, Settings, UpstreamSettings};
+use crate::config::{DEFAULT_UPSTREAM, Fsync, Settings, UpstreamSettings};
 use crate::directory::Directory;
 use crate::fetch::{self, Fetch};
 use crate::http::{
@@ -271,20 +270,10 @@ fn proxy_settings(settings: &Settings, upstream: &UpstreamSettings) -> proxy::Se
 
 fn server_settings(settings: &Settings) -> crate::http::Settings {
     crate::http::Settings {
-        listen: settings.server.listen.iter().map(address).collect(),
+        listen: settings.server.listen.clone(),
         drain: settings.server.drain,
         max_connections: usize::try_from(settings.server.max_connections).unwrap_or(usize::MAX),
         timeouts: Timeouts::default(),
-    }
-}
-
-fn address(address: &config::ListenAddress) -> ListenAddress {
-    match address {
-        config::ListenAddress::Unix(path) => ListenAddress::Unix(path.clone()),
-        config::ListenAddress::Tcp { host, port } => match host.parse::<IpAddr>() {
-            Ok(ip) => ListenAddress::Tcp((ip, *port).into()),
-            Err(_) => ListenAddress::Host(format!("{host}:{port}")),
-        },
     }
 }
 

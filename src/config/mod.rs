@@ -10,7 +10,6 @@ mod diagnostic;
 mod document;
 mod environment;
 mod files;
-mod listen;
 mod schema;
 mod settings;
 mod size;
@@ -23,9 +22,9 @@ mod tests;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+pub use crate::http::ListenAddress;
 pub use diagnostic::{Diagnostic, Place, Severity, SourceLine};
 pub use environment::Environment;
-pub use listen::ListenAddress;
 pub use settings::{
     CacheSettings, DEFAULT_UPSTREAM, Fsync, LogSettings, ServerSettings, Settings, StorageSettings,
     UpstreamSettings,

@@ -1,35 +1,18 @@
-//! Where the server listens: TCP addresses and unix sockets, and accepting connections from them.
+//! Binding the addresses to listen on, and accepting connections from them.
 
-use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 
+use super::address::ListenAddress;
 use crate::sys::fs::{Disk as _, OsDisk};
 
 /// Connections that the kernel keeps ready while the server is busy. The kernel caps it (`net.core.somaxconn`).
 const BACKLOG: u32 = 4096;
-
-/// An address to listen on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ListenAddress {
-    /// An address and port, such as `127.0.0.1:5000`; `[::]:5000` takes IPv4 connections too.
-    Tcp(SocketAddr),
-    /// A host name and port, looked up when the server starts; every address it has is listened on.
-    Host(String),
-    /// A unix socket, written `unix:/run/mirror.sock`.
-    Unix(PathBuf),
-}
-
-/// A listen address that cannot be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a listen address is `<ip>:<port>`, `[<ipv6>]:<port>`, `<host>:<port>` or `unix:<path>`")]
-pub struct ListenAddressError;
 
 /// Why the server does not listen, and what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -109,48 +92,11 @@ pub(super) trait Accept: Send + Sync + 'static {
     fn accept(&self) -> impl Future<Output = io::Result<(Self::Io, Option<IpAddr>)>> + Send;
 }
 
-impl FromStr for ListenAddress {
-    type Err = ListenAddressError;
-
-    fn from_str(text: &str) -> Result<Self, ListenAddressError> {
-        if let Some(path) = text.strip_prefix("unix:") {
-            let path = path.strip_prefix("//").unwrap_or(path);
-            return match path {
-                "" => Err(ListenAddressError),
-                path => Ok(Self::Unix(path.into())),
-            };
-        }
-        if let Ok(address) = text.parse() {
-            return Ok(Self::Tcp(address));
-        }
-        let (host, port) = text.rsplit_once(':').ok_or(ListenAddressError)?;
-        let is_label = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
-        if host.is_empty() || !host.bytes().all(is_label) || port.parse::<u16>().is_err() {
-            return Err(ListenAddressError);
-        }
-        Ok(Self::Host(text.into()))
-    }
-}
-
-impl fmt::Display for ListenAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(address) => address.fmt(f),
-            Self::Host(host) => f.write_str(host),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
-}
-
 impl Listener {
     /// Every socket that `address` stands for.
     pub(super) async fn bind(address: &ListenAddress) -> Result<Vec<Self>, BindError> {
         match address {
-            ListenAddress::Tcp(socket) => {
-                let listener = tcp(*socket).map_err(|error| explain(address, error))?;
-                Ok(vec![Self::Tcp(listener)])
-            }
-            ListenAddress::Host(host) => bind_host(address, host).await,
+            ListenAddress::Tcp { host, port } => bind_host(address, host, *port).await,
             ListenAddress::Unix(path) => Ok(vec![Self::Unix(unix(address, path).await?)]),
         }
     }
@@ -158,7 +104,7 @@ impl Listener {
     /// The address that was bound, with the port that the system chose for port 0.
     pub(super) fn local_address(&self) -> io::Result<ListenAddress> {
         match self {
-            Self::Tcp(listener) => Ok(ListenAddress::Tcp(listener.local_addr()?)),
+            Self::Tcp(listener) => Ok(listener.local_addr()?.into()),
             Self::Unix(socket) => Ok(ListenAddress::Unix(socket.path.clone())),
         }
     }
@@ -207,14 +153,21 @@ pub(super) fn is_of_one_connection(error: &io::Error) -> bool {
 
 /// Binds every address of a host name. One that the machine lacks (`localhost` without IPv6) is passed over as long
 /// as another works.
-async fn bind_host(address: &ListenAddress, host: &str) -> Result<Vec<Listener>, BindError> {
+async fn bind_host(
+    address: &ListenAddress,
+    host: &str,
+    port: u16,
+) -> Result<Vec<Listener>, BindError> {
     let unresolved = |source| BindError::Unresolved {
         address: address.clone(),
         source,
     };
     let mut listeners = Vec::new();
     let mut missing = None;
-    for socket in tokio::net::lookup_host(host).await.map_err(unresolved)? {
+    for socket in tokio::net::lookup_host((host, port))
+        .await
+        .map_err(unresolved)?
+    {
         match tcp(socket) {
             Ok(listener) => listeners.push(Listener::Tcp(listener)),
             Err(error) if is_missing(&error) => missing = Some(error),

@@ -8,6 +8,7 @@
 //! credentials of the registry that they believe to talk to.
 
 mod access_log;
+mod address;
 mod body;
 mod conditional;
 mod connection;
@@ -23,7 +24,8 @@ mod stall;
 mod v2;
 
 pub use access_log::AccessSink;
-pub use listener::{BindError, ListenAddress, ListenAddressError};
+pub use address::{InvalidListenAddress, ListenAddress};
+pub use listener::BindError;
 pub use metrics::HttpMetrics;
 pub use server::{Drained, Server, Settings, Timeouts};
 pub use service::{Service, Telemetry};

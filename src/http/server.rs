@@ -1,7 +1,7 @@
 //! The server's life: bind, accept, drain.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,8 +10,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use super::address::ListenAddress;
 use super::connection;
-use super::listener::{Accept, BindError, ListenAddress, Listener, is_of_one_connection};
+use super::listener::{Accept, BindError, Listener, is_of_one_connection};
 use super::service::Service;
 use crate::sys::clock;
 use crate::sys::tasks::Tasks;
@@ -77,7 +78,7 @@ struct Connections {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            listen: vec![ListenAddress::Tcp(([127, 0, 0, 1], 5000).into())],
+            listen: vec![SocketAddr::from(([127, 0, 0, 1], 5000)).into()],
             drain: Duration::from_secs(30),
             max_connections: 10_000,
             timeouts: Timeouts::default(),

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use mirror::app::App;
 use mirror::config::{DEFAULT_UPSTREAM, Settings, UpstreamSettings};
-use mirror::http::ListenAddress;
 use mirror::sys::clock::{Clock as _, ManualClock, SystemClock};
 use mirror::sys::telemetry::AccessTarget;
 use sha2::{Digest as _, Sha256};
@@ -178,7 +177,7 @@ async fn launch(
         .await
         .unwrap();
     let address = match app.addresses().unwrap().as_slice() {
-        [ListenAddress::Tcp(address)] => *address,
+        [address] => address.socket().unwrap(),
         other => panic!("{other:?}"),
     };
     let (stop, stopped) = oneshot::channel::<()>();

@@ -53,10 +53,7 @@ impl TestServer {
     }
 
     pub(super) fn address(&self) -> SocketAddr {
-        let ListenAddress::Tcp(address) = self.addresses[0] else {
-            panic!("not TCP: {:?}", self.addresses);
-        };
-        address
+        self.addresses[0].socket().expect("a TCP address")
     }
 
     pub(super) async fn client(&self) -> Client {

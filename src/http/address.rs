@@ -1,7 +1,7 @@
 //! Addresses to listen on.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -48,6 +48,25 @@ pub enum InvalidListenAddress {
     /// A path that does not fit a socket address.
     #[error("the path of a unix socket has at most {MAX_SOCKET_PATH} bytes")]
     LongPath,
+}
+
+impl ListenAddress {
+    /// The IP address and port, where these are written and no name has to be looked up.
+    pub fn socket(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp { host, port } => host.parse().ok().map(|ip: IpAddr| (ip, *port).into()),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+impl From<SocketAddr> for ListenAddress {
+    fn from(address: SocketAddr) -> Self {
+        Self::Tcp {
+            host: address.ip().to_string(),
+            port: address.port(),
+        }
+    }
 }
 
 impl FromStr for ListenAddress {
