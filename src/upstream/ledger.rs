@@ -171,7 +171,7 @@ mod tests {
         let expected = Ledger {
             limit: Some(100),
             remaining: Some(76),
-            window: Some(Duration::from_secs(21_600)),
+            window: Some(Duration::from_hours(6)),
             source: Some("203.0.113.7".into()),
             updated: Some(NOW),
             limited_until: None,

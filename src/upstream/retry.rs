@@ -47,6 +47,7 @@ where
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::sync::Arc;
 
     use super::*;
     use crate::sys::clock::{ManualClock, Timestamp};
@@ -88,7 +89,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_deadline_ends_the_repetitions() {
         let clock = ManualClock::starting_at(Timestamp::from_millis(0));
-        let deadline = Deadline::after(Duration::from_secs(1), clock.clone());
+        let deadline = Deadline::after(Duration::from_secs(1), Arc::<ManualClock>::clone(&clock));
         let count = Cell::new(0);
         let attempt = || {
             count.set(count.get() + 1);

@@ -15,3 +15,4 @@ mod cli;
 mod fake_hub;
 mod http;
 mod pull;
+mod upstream;
