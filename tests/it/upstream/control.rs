@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::support::{At, Fault};
+use mirror::sys::clock::SystemClock;
 use mirror::upstream::{ManifestBody, ManifestHead, Phase};
 
 async fn get(upstream: &Upstream) -> Result<ManifestBody, UpstreamError> {
@@ -207,15 +208,22 @@ async fn what_is_not_there_is_not_found() {
 #[tokio::test]
 async fn a_silent_registry_is_given_up_in_time() {
     let (hub, _) = nginx().await;
-    let upstream = upstream(Settings {
+    let settings = Settings {
         timeout: Duration::from_secs(2),
         ..settings(&hub)
-    });
+    };
+    let upstream = Upstream::new(settings, SystemClock::new(), Tasks::new()).unwrap();
     hub.on(Origin::Registry).fault(Fault::BlackHole);
     let error = get(&upstream).await.unwrap_err();
     let silent = matches!(&error, UpstreamError::Unreachable { host: named, phase: Phase::FirstByte, .. }
         if *named == host(&hub.registry_url()));
     assert!(silent, "{error:?}");
+    // The time was used up: no repetition, whatever `retries` says.
+    let expected = [
+        "token GET library/nginx:pull",
+        "registry GET library/nginx/manifests/latest",
+    ];
+    assert_eq!(hub.summary(), expected);
 }
 
 #[tokio::test]
