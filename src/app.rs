@@ -121,9 +121,10 @@ impl AppError {
 impl App {
     /// Takes the data directory, opens what is in it, and binds the listeners.
     pub async fn build(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
-        if let Err(error) = process::raise_open_file_limit() {
+        let files = process::raise_open_file_limit().unwrap_or_else(|error| {
             warn!(%error, "the limit on open files stays as it is");
-        }
+            None
+        });
         let disk: Arc<dyn Disk> = Arc::new(OsDisk);
         let (dir, wait) = (&settings.storage.dir, settings.server.lock_wait);
         let directory = DataDirectory::open(&*disk, dir, wait).await?;
@@ -155,7 +156,7 @@ impl App {
             telemetry: telemetry(&access, &fetch, client),
             clock,
         };
-        let server = Server::bind(server_settings(settings), service).await?;
+        let server = Server::bind(server_settings(settings, files), service).await?;
         Ok(Self {
             server,
             fetch,
@@ -268,11 +269,15 @@ fn proxy_settings(settings: &Settings, upstream: &UpstreamSettings) -> proxy::Se
     }
 }
 
-fn server_settings(settings: &Settings) -> crate::http::Settings {
+/// A connection may need a second file for what it reads; more of them than half of the `files` that may be open
+/// would leave none for blobs.
+fn server_settings(settings: &Settings, files: Option<u64>) -> crate::http::Settings {
+    let affordable = files.map_or(u64::MAX, |files| files / 2).max(1);
+    let connections = u64::from(settings.server.max_connections).min(affordable);
     crate::http::Settings {
         listen: settings.server.listen.clone(),
         drain: settings.server.drain,
-        max_connections: usize::try_from(settings.server.max_connections).unwrap_or(usize::MAX),
+        max_connections: usize::try_from(connections).unwrap_or(usize::MAX),
         timeouts: Timeouts::default(),
     }
 }
