@@ -107,7 +107,7 @@ control   http://127.0.0.1:{control}/requests
 Start the mirror:
 
   MIRROR_UPSTREAMS__DOCKER_IO__URL={registry} MIRROR_UPSTREAMS__DOCKER_IO__TOKEN_URL={token} \
-cargo run --release -- serve
+cargo run --release -- serve --dir target/try
 
 Pull through it:
 
