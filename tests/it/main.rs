@@ -12,6 +12,7 @@ mod client;
 mod mirror;
 
 mod cli;
+mod documents;
 mod fake_hub;
 mod http;
 mod pull;
