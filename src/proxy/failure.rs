@@ -1,6 +1,6 @@
 //! Why the proxy has no fresh answer, and what that means for the client.
 //!
-//! The table is the decision matrix of `protocol.md`, B.5: absence only when the upstream said so, never a bare 401
+//! `docs/design/0005-fresh-stale-absent.md` has the table: absence only when the upstream said so, never a bare 401
 //! or 429, and a message that names the host.
 
 use std::sync::Arc;
