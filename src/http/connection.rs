@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -32,12 +33,20 @@ pub(super) async fn serve<Io>(
     Io: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let io = TokioIo::new(StallLimit::new(io, timeouts.write_stall));
-    let requests = service_fn(move |request| respond(Arc::clone(&service), peer, request));
+    let asked = AtomicBool::new(false);
+    let requests = service_fn(|request| {
+        asked.store(true, Ordering::Relaxed);
+        respond(Arc::clone(&service), peer, request)
+    });
     let mut connection = pin!(builder(timeouts).serve_connection(io, requests));
     let ended = tokio::select! {
         biased;
         ended = connection.as_mut() => ended,
         () = closing => {
+            // For hyper a connection is busy until its first request has come, which may be never.
+            if !asked.load(Ordering::Relaxed) {
+                return;
+            }
             connection.as_mut().graceful_shutdown();
             tokio::select! {
                 biased;
