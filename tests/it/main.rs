@@ -8,12 +8,13 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-mod client;
-mod mirror;
-
 mod cli;
+mod client;
 mod documents;
+mod drain;
 mod fake_hub;
 mod http;
+mod mirror;
+mod process;
 mod pull;
 mod upstream;

@@ -213,7 +213,8 @@ fn verified(file: &Path) -> String {
     format!("sha256:{hex}")
 }
 
-fn files(directory: &Path) -> Vec<PathBuf> {
+/// Every file below a directory.
+pub(crate) fn files(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         match entry.path() {
