@@ -99,7 +99,9 @@ impl AppError {
     /// The next step for whoever started the mirror.
     pub const fn help(&self) -> Option<&'static str> {
         match self {
-            Self::Directory(DirectoryError::Inaccessible { .. }) | Self::Store(_) => Some(
+            Self::Directory(DirectoryError::Inaccessible { .. })
+            | Self::Store(_)
+            | Self::Recovery(BlobsError::Store(_)) => Some(
                 "make the directory writable for this user, or choose another with --dir or storage.dir",
             ),
             Self::Directory(DirectoryError::Lock(_)) => {
@@ -111,6 +113,9 @@ impl AppError {
             Self::Directory(DirectoryError::Newer { .. })
             | Self::Index(IndexError::Newer { .. }) => Some(
                 "run that version or a newer one, or choose another directory with --dir; nothing was changed",
+            ),
+            Self::Index(_) | Self::Recovery(BlobsError::Index(_)) => Some(
+                "if this goes on, move the data directory away: what was cached is fetched again",
             ),
             Self::Authority { .. } | Self::Upstream { .. } => Some("mend that key of mirror.toml"),
             _ => None,
