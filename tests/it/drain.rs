@@ -11,6 +11,7 @@ use rustix::process::Signal;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinHandle;
 
+use crate::boot::works;
 use crate::client::{End, Response, exchange};
 use crate::mirror::files;
 use crate::process::{Launch, Process, send, wait_until};
@@ -173,12 +174,7 @@ async fn metrics(mirror: &Process) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_ends_the_first_process_of_a_pid_namespace() {
     let wrapper = ["unshare", "--pid", "--fork", "--kill-child"];
-    let works = std::process::Command::new(wrapper[0])
-        .args(&wrapper[1..])
-        .arg("true")
-        .output()
-        .is_ok_and(|output| output.status.success());
-    if !works {
+    if !works(&wrapper) {
         println!("skipped: a new pid namespace takes root");
         return;
     }

@@ -8,12 +8,14 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod boot;
 mod cli;
 mod client;
 mod documents;
 mod drain;
 mod fake_hub;
 mod http;
+mod kill;
 mod mirror;
 mod process;
 mod pull;

@@ -93,14 +93,7 @@ impl Launch {
 
     /// Starts it, and returns when it says that it is ready.
     pub(crate) async fn start(self) -> Process {
-        let known = self.listen.strip_prefix("unix:").map(PathBuf::from);
-        let mut process = self.spawn();
-        match known {
-            Some(path) => process.address = Some(Address::Unix(path)),
-            None => process.wait_for_address().await,
-        }
-        process.wait_until_ready().await;
-        process
+        self.spawn().ready().await
     }
 
     /// Starts it, and returns at once.
@@ -115,7 +108,7 @@ impl Launch {
         if let Some(path) = std::env::var_os("PATH") {
             command.env("PATH", path);
         }
-        command.current_dir(self.data.parent().unwrap());
+        command.current_dir(std::env::temp_dir());
         command.stdin(Stdio::null()).stdout(self.stdout);
         command.stderr(Stdio::piped()).kill_on_drop(true);
         let started = Instant::now();
@@ -127,7 +120,7 @@ impl Launch {
         };
         Process {
             child,
-            address: None,
+            address: self.listen.strip_prefix("unix:").map(Address::unix),
             log,
             started,
         }
@@ -143,6 +136,12 @@ impl Launch {
 enum Address {
     Tcp(SocketAddr),
     Unix(PathBuf),
+}
+
+impl Address {
+    fn unix(path: &str) -> Self {
+        Self::Unix(path.into())
+    }
 }
 
 /// A running `mirror serve`. Dropping it kills it.
@@ -168,6 +167,15 @@ pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 impl Process {
+    /// Waits until it says that it is ready, and answers.
+    pub(crate) async fn ready(mut self) -> Self {
+        if self.address.is_none() {
+            self.wait_for_address().await;
+        }
+        self.wait_for_answer().await;
+        self
+    }
+
     pub(crate) fn pid(&self) -> i32 {
         let pid = self.child.id().expect("it runs");
         i32::try_from(pid).unwrap()
@@ -179,6 +187,13 @@ impl Process {
         let path = format!("/proc/{pid}/task/{pid}/children");
         let children = std::fs::read_to_string(path).unwrap();
         children.trim().parse().unwrap()
+    }
+
+    /// Whether it has that file open.
+    pub(crate) fn has_open(&self, path: &Path) -> bool {
+        let files = std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap();
+        let mut links = files.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
+        links.any(|link| link == path)
     }
 
     /// Since it was started.
@@ -253,11 +268,6 @@ impl Process {
         }
     }
 
-    /// Waits for a line on stderr.
-    pub(crate) async fn wait_for_log(&self, part: &str) -> String {
-        self.log.wait_for(part).await
-    }
-
     async fn wait_for_address(&mut self) {
         let line = self.log.wait_for(" is ready\"").await;
         let line: Value = serde_json::from_str(&line).unwrap();
@@ -265,7 +275,7 @@ impl Process {
         self.address = Some(Address::Tcp(address.parse().unwrap()));
     }
 
-    async fn wait_until_ready(&mut self) {
+    async fn wait_for_answer(&self) {
         let ready = async {
             loop {
                 if let Ok(mut stream) = self.connect().await {
