@@ -154,7 +154,7 @@ impl TestMirror {
 pub(crate) fn settings(hub: &FakeHub, directory: &Path) -> Settings {
     let mut settings = Settings::default();
     settings.server.listen = vec!["127.0.0.1:0".parse().unwrap()];
-    settings.storage.dir = directory.to_owned();
+    directory.clone_into(&mut settings.storage.dir);
     settings.log.access = AccessTarget::Off;
     let upstream = UpstreamSettings {
         url: hub.registry_url().parse().unwrap(),
@@ -203,7 +203,9 @@ pub(crate) fn cached(data: &Path) -> Vec<String> {
 fn verified(file: &Path) -> String {
     let name = file.file_name().unwrap().to_string_lossy().into_owned();
     let digest = Sha256::digest(fs::read(file).unwrap());
-    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = digest
+        .iter()
+        .fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
     assert_eq!(
         hex,
         name,
