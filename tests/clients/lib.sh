@@ -255,9 +255,12 @@ unmount_all() {
     done < <(awk -v below="$work/" 'index($2, below) == 1 { print $2 }' /proc/mounts | sort --reverse)
 }
 
+# Nothing stops this: not a second signal, and not a reader of our output who has left.
 finish() {
     local status=$? index
-    trap - EXIT
+    set +e
+    trap - EXIT ERR
+    trap '' HUP INT PIPE TERM
     if ((status == 0)); then
         passed
     else
@@ -273,4 +276,4 @@ finish() {
 }
 
 trap finish EXIT
-trap 'exit 130' INT TERM
+trap 'exit 130' HUP INT PIPE TERM
