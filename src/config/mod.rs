@@ -2,7 +2,7 @@
 //!
 //! Sources overlay each other: built-in defaults, then the file, then `MIRROR_<SECTION>__<KEY>` variables, then
 //! flags. Everything that is wrong is reported in one run, each with its place and a next step; nothing is
-//! ignored silently. [`schema`] lists the keys once: parsing, variables, suggestions and the reference
+//! ignored silently. `schema` lists the keys once: parsing, variables, suggestions and the reference
 //! `mirror.toml` follow from it. No message shows a secret.
 
 mod check;
