@@ -43,7 +43,6 @@ pub struct App {
     fetch: Fetch,
     tasks: Tasks,
     access: AccessLog,
-    // Released last: the next process may take over as soon as it is gone.
     directory: DataDirectory,
 }
 
@@ -188,6 +187,8 @@ impl App {
         }
         self.fetch.forget_parts().await;
         self.access.flush();
+        // The index closes before the lock goes: the next process may take over at once.
+        drop(self.fetch);
         drop(self.directory);
         drained
     }

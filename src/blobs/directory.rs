@@ -9,6 +9,7 @@ use crate::sys::fs::{DirectoryLock, Disk, LockError, read_small, write_atomic};
 /// The on-disk format that this version reads and writes.
 const FORMAT: u32 = 1;
 const FORMAT_FILE_LIMIT: usize = 4096;
+const INDEX: &str = "index.sqlite3";
 
 /// A data directory that belongs to this process.
 #[derive(Debug)]
@@ -72,6 +73,7 @@ impl DataDirectory {
                 held @ LockError::Held { .. } => DirectoryError::Lock(held),
             })?;
         check_format(disk, path)?;
+        create_index(disk, &path.join(INDEX)).map_err(inaccessible)?;
         Ok(Self {
             path: path.to_owned(),
             _lock: lock,
@@ -85,7 +87,15 @@ impl DataDirectory {
 
     /// Where the index is.
     pub fn index(&self) -> PathBuf {
-        self.path.join("index.sqlite3")
+        self.path.join(INDEX)
+    }
+}
+
+/// Makes the index readable by this user alone, as `SQLite` would not; its other files follow its mode.
+fn create_index(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    match disk.create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        result => result.map(drop),
     }
 }
 

@@ -13,7 +13,7 @@ use crate::index::SqliteIndex;
 use crate::oci::{Algorithm, Span};
 use crate::registry::{BlobRead as _, Cut};
 use crate::store::{FsStore, Sync};
-use crate::sys::clock::SystemClock;
+use crate::sys::clock::{SystemClock, Timestamp};
 use crate::sys::fs::{Fault, FaultyDisk, OsDisk};
 
 struct Fixture {
@@ -218,4 +218,36 @@ async fn a_directory_of_a_newer_format_is_refused_untouched() {
         open().await.unwrap_err(),
         DirectoryError::Unreadable { .. }
     ));
+}
+
+#[tokio::test]
+async fn every_file_of_the_directory_is_for_this_user_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let directory = tempfile::tempdir().unwrap();
+    let opened = DataDirectory::open(&OsDisk, directory.path(), Duration::ZERO)
+        .await
+        .unwrap();
+    let index = SqliteIndex::open(&opened.index()).unwrap();
+    index
+        .insert_blob(
+            digest(b""),
+            BlobRecord {
+                size: 0,
+                stored: Timestamp::default(),
+            },
+        )
+        .unwrap();
+    let files: Vec<_> = std::fs::read_dir(directory.path())
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .collect();
+    assert!(files.len() >= 4, "{files:?}");
+    for file in files {
+        assert_eq!(
+            file.metadata().unwrap().permissions().mode() & 0o777,
+            0o600,
+            "{file:?}"
+        );
+    }
 }
