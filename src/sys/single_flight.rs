@@ -72,8 +72,14 @@ where
             key,
         };
         let work = work();
+        let closing = self.tasks.closing();
         self.tasks.spawn("single_flight", async move {
-            let value = work.await;
+            let value = tokio::select! {
+                biased;
+                value = work => value,
+                // The process ends after its last client: nobody waits for this.
+                () = closing => return,
+            };
             // Removed before it is announced: whoever comes after the announcement starts afresh.
             drop(entry);
             sender.send_replace(Some(value));
@@ -106,6 +112,7 @@ impl<K: Eq + Hash, V> Drop for Entry<K, V> {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
 
     use super::*;
 
@@ -138,6 +145,15 @@ mod tests {
         let second = flights.run(1, || std::future::ready(false));
         release.send(()).unwrap();
         assert_eq!(second.await, (Some(true), Role::Follower));
+    }
+
+    #[tokio::test]
+    async fn work_that_waits_for_ever_does_not_outlive_its_tasks() {
+        let tasks = Tasks::new();
+        let flights: SingleFlight<u8, u8> = SingleFlight::new(tasks.clone());
+        let run = flights.run(1, std::future::pending);
+        let (left, answer) = tokio::join!(tasks.drain(Duration::from_hours(1)), run);
+        assert_eq!((left, answer), (0, (None, Role::Leader)));
     }
 
     #[tokio::test]
