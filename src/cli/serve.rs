@@ -57,9 +57,15 @@ fn failed(error: &dyn std::error::Error) -> Failure {
 /// From the signal handlers to the end of the last transfer.
 async fn serve(settings: &Settings) -> Result<(), Failure> {
     let mut signals = ShutdownSignals::install().map_err(|error| failed(&error))?;
-    let app = App::build(settings, SystemClock::new())
-        .await
-        .map_err(|error| not_started(&error))?;
+    let app = tokio::select! {
+        biased;
+        built = App::build(settings, SystemClock::new()) => built.map_err(|error| not_started(&error))?,
+        // The directory may be in use for as long as `server.lock_wait`.
+        signal = signals.requested() => {
+            tracing::info!(signal, "ended before it was ready");
+            return Ok(());
+        }
+    };
     announce(&app, settings);
     let (told, hurry) = oneshot::channel();
     let orderly = async {

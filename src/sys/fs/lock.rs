@@ -1,8 +1,8 @@
 //! One process per data directory.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, Read as _, Seek as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io::{self, Seek as _, Write as _};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -48,20 +48,11 @@ impl DirectoryLock {
             path: path.clone(),
             source,
         })?;
-        let polled = async {
-            loop {
-                match file.try_lock() {
-                    Err(TryLockError::WouldBlock) => clock::sleep(POLL).await,
-                    Err(TryLockError::Error(source)) => return Err(source),
-                    Ok(()) => return Ok(()),
-                }
-            }
-        };
-        match clock::timeout(wait, polled).await {
+        match clock::timeout(wait, lock(&file, &path)).await {
             Ok(Ok(())) => Self::sign(file, path),
             Ok(Err(source)) => Err(LockError::Io { path, source }),
             Err(_) => Err(LockError::Held {
-                holder: holder(file),
+                holder: holder(&file),
                 path,
             }),
         }
@@ -91,10 +82,28 @@ fn open(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-fn holder(file: File) -> String {
-    let mut text = String::new();
-    match file.take(32).read_to_string(&mut text) {
-        Ok(read) if read > 0 => format!("process {}", text.trim()),
+async fn lock(file: &File, path: &Path) -> io::Result<()> {
+    let mut told = false;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::Error(source)) => return Err(source),
+            Err(TryLockError::WouldBlock) if !told => {
+                tracing::info!(path = %path.display(), "waiting for {} to end", holder(file));
+                told = true;
+            }
+            Err(TryLockError::WouldBlock) => clock::sleep(POLL).await,
+        }
+    }
+}
+
+fn holder(file: &File) -> String {
+    let mut text = [0; 32];
+    match file.read_at(&mut text, 0) {
+        Ok(read @ 1..) => {
+            let id = String::from_utf8_lossy(text.get(..read).unwrap_or_default());
+            format!("process {}", id.trim())
+        }
         _ => "another process".to_owned(),
     }
 }
