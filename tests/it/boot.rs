@@ -2,8 +2,7 @@
 
 #![expect(
     clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "a test that cannot prepare its stage fails; how fast the start is gets printed, not asserted"
+    reason = "a test that cannot prepare its stage fails"
 )]
 
 use std::io::{Read as _, pipe};
@@ -13,7 +12,7 @@ use std::process::Command;
 use rusqlite::Connection;
 
 use crate::client::{End, exchange};
-use crate::process::{Launch, Process, wait_until};
+use crate::process::{Launch, Process};
 use crate::support::{FakeHub, Image, ImageSpec};
 
 const NGINX: &str = "library/nginx";
@@ -152,12 +151,25 @@ async fn the_next_process_takes_over_as_soon_as_the_last_one_ends() {
     let first = Launch::new(data.path()).start().await;
     let second = Launch::new(data.path()).set("SERVER__LOCK_WAIT", "1h");
     let second = second.spawn();
-    let lock = data.path().join("lock");
-    wait_until("the second one is at the lock", || second.has_open(&lock)).await;
+    let waiting = format!("waiting for process {} to end", first.pid());
+    second.wait_for_log(&waiting).await;
     let ended = first.stop().await;
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     let second = second.ready().await;
     assert_eq!(second.get("/readyz").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_process_that_waits_for_the_directory_can_be_told_to_end() {
+    let data = tempfile::tempdir().unwrap();
+    let first = Launch::new(data.path()).start().await;
+    let second = Launch::new(data.path()).set("SERVER__LOCK_WAIT", "1h");
+    let second = second.spawn();
+    let waiting = format!("waiting for process {} to end", first.pid());
+    second.wait_for_log(&waiting).await;
+    let ended = second.stop().await;
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert_eq!(first.get("/readyz").await.status, 200);
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use crate::client::{End, Response, exchange};
 use crate::mirror::files;
 use crate::process::{Launch, Process, send, wait_until};
 use crate::support::image::seeded_bytes;
-use crate::support::{At, FakeHub, Gate, Origin};
+use crate::support::{At, FakeHub, Fault, Gate, Origin};
 
 const NGINX: &str = "library/nginx";
 
@@ -138,6 +138,24 @@ async fn a_download_that_nobody_waits_for_delays_nothing_and_leaves_nothing() {
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     assert!(files(&data.path().join("spool")).is_empty());
     assert!(files(&data.path().join("blobs")).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_that_no_upstream_answers_delays_nothing() {
+    let hub = FakeHub::start().await;
+    hub.on(Origin::Registry).fault(Fault::BlackHole);
+    let data = tempfile::tempdir().unwrap();
+    let launch = Launch::of(&hub, data.path()).set("UPSTREAMS__DOCKER_IO__TIMEOUT", "1h");
+    let mirror = launch.start().await;
+    let mut client = mirror.connect().await.unwrap();
+    let path = format!("GET /v2/{NGINX}/manifests/latest HTTP/1.1\r\nhost: mirror\r\n\r\n");
+    client.write_all(path.as_bytes()).await.unwrap();
+    hub.wait_for_requests(1, |it| it.origin == Origin::Registry)
+        .await;
+    drop(client);
+    let ended = mirror.stop().await;
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert!(!ended.stderr.contains("did not end"), "{}", ended.stderr);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -72,8 +72,9 @@ async fn whatever_is_killed_in_the_middle_of_pulls_comes_back_whole() {
         }
         let images = stage.publish(&mut random, round);
         let mirror = stage.start_and_check(&mut totals).await;
+        let moment = Moment::choose(&mut random, round);
         stage
-            .kill_in_pulls(mirror, &images, &mut random, &mut totals)
+            .kill_in_pulls(mirror, &images, &moment, &mut totals)
             .await;
     }
     drop(stage.start_and_check(&mut totals).await);
@@ -116,6 +117,16 @@ enum Moment {
     After(Duration),
     /// As soon as so many more blobs have their file, and the last of them perhaps no row yet.
     Committed(usize),
+}
+
+impl Moment {
+    fn choose(random: &mut Rng, round: usize) -> Self {
+        if round.is_multiple_of(2) {
+            Self::Committed(random.usize(2..12))
+        } else {
+            Self::After(Duration::from_millis(random.u64(0..400)))
+        }
+    }
 }
 
 impl Stage {
@@ -168,19 +179,14 @@ impl Stage {
         &self,
         mirror: Process,
         images: &[Arc<Published>],
-        random: &mut Rng,
+        moment: &Moment,
         totals: &mut Totals,
     ) {
-        let moment = if random.bool() {
-            Moment::After(Duration::from_millis(random.u64(0..400)))
-        } else {
-            Moment::Committed(random.usize(1..12))
-        };
         let mut pulls = JoinSet::new();
         for image in images {
             pulls.spawn(pull(mirror.tcp_address(), Arc::clone(image)));
         }
-        self.wait_for(&moment).await;
+        self.wait_for(moment).await;
         mirror.kill().await;
         totals.spooled += files(&self.data.path().join("spool")).len();
         while let Some(pulled) = pulls.join_next().await {
@@ -194,7 +200,8 @@ impl Stage {
         match moment {
             Moment::After(time) => sleep(*time).await,
             Moment::Committed(count) => {
-                let (paths, count) = (self.new_paths(), *count);
+                let paths = self.new_paths();
+                let count = paths.len().min(*count);
                 let watch = move || {
                     let begun = Instant::now();
                     let committed = || paths.iter().filter(|path| path.exists()).count();

@@ -18,6 +18,7 @@ mod drain;
 mod fake_hub;
 mod http;
 mod kill;
+mod memory;
 mod mirror;
 mod process;
 mod pull;

@@ -26,7 +26,7 @@ use crate::client::{Response, exchange};
 use crate::support::FakeHub;
 
 /// How long a condition may take to come true: a guard against hanging, never a measure.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 const POLL: Duration = Duration::from_millis(2);
 
@@ -189,13 +189,6 @@ impl Process {
         children.trim().parse().unwrap()
     }
 
-    /// Whether it has that file open.
-    pub(crate) fn has_open(&self, path: &Path) -> bool {
-        let files = std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap();
-        let mut links = files.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
-        links.any(|link| link == path)
-    }
-
     /// Since it was started.
     pub(crate) fn age(&self) -> Duration {
         self.started.elapsed()
@@ -268,6 +261,11 @@ impl Process {
         }
     }
 
+    /// Waits for a line on stderr.
+    pub(crate) async fn wait_for_log(&self, part: &str) {
+        self.log.wait_for(part).await;
+    }
+
     async fn wait_for_address(&mut self) {
         let line = self.log.wait_for(" is ready\"").await;
         let line: Value = serde_json::from_str(&line).unwrap();
@@ -286,9 +284,8 @@ impl Process {
                 sleep(POLL).await;
             }
         };
-        if timeout(PATIENCE, ready).await.is_err() {
-            panic!("it is not ready:\n{}", self.log.text());
-        }
+        let in_time = timeout(PATIENCE, ready).await.is_ok();
+        assert!(in_time, "it is not ready:\n{}", self.log.text());
     }
 }
 
@@ -312,8 +309,6 @@ pub(crate) async fn wait_until(what: &str, mut condition: impl FnMut() -> bool) 
 #[derive(Debug)]
 struct Log {
     lines: watch::Receiver<Vec<String>>,
-    // Keeps the other end of the channel when there is no reader.
-    _unread: Option<watch::Sender<Vec<String>>>,
 }
 
 impl Log {
@@ -325,17 +320,13 @@ impl Log {
                 sender.send_modify(|lines| lines.push(line));
             }
         });
-        Self {
-            lines,
-            _unread: None,
-        }
+        Self { lines }
     }
 
+    /// Of a process whose stderr nobody reads: it says nothing.
     fn unread() -> Self {
-        let (sender, lines) = watch::channel(Vec::new());
         Self {
-            lines,
-            _unread: Some(sender),
+            lines: watch::channel(Vec::new()).1,
         }
     }
 
@@ -362,10 +353,9 @@ impl Log {
 
     /// Everything, once the last writer has closed it.
     async fn all(mut self) -> String {
-        if self._unread.take().is_none() {
-            let closed = async { while self.lines.changed().await.is_ok() {} };
-            assert!(timeout(PATIENCE, closed).await.is_ok(), "stderr stays open");
-        }
+        let closed = async { while self.lines.changed().await.is_ok() {} };
+        let in_time = timeout(PATIENCE, closed).await.is_ok();
+        assert!(in_time, "stderr stays open:\n{}", self.text());
         self.text()
     }
 }
