@@ -29,6 +29,8 @@ impl Slot {
     pub(super) fn bind(port: u16) -> Self {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.set_reuseaddr(true).expect("SO_REUSEADDR");
+        // The next socket takes the port before the last one gives it up.
+        socket.set_reuseport(true).expect("SO_REUSEPORT");
         socket
             .bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
             .unwrap_or_else(|error| panic!("cannot bind 127.0.0.1:{port}: {error}"));
@@ -65,9 +67,10 @@ impl Slot {
         let Self::Open { port, stop, task } = self else {
             return self;
         };
+        let stopped = Self::bind(port);
         drop(stop);
         task.await.expect("the accept loop does not panic");
-        Self::bind(port)
+        stopped
     }
 }
 
