@@ -18,7 +18,7 @@ use crate::oci::{Digest, Hasher};
 use crate::store::Spool;
 use crate::sys::fs::DiskFile;
 use crate::sys::{clock, random};
-use crate::upstream::{BlobBody, Phase, UpstreamError};
+use crate::upstream::{BlobBody, UpstreamError};
 
 /// Runs `flight` to its end.
 pub(super) async fn run(shared: Arc<Shared>, flight: Arc<Flight>) {
@@ -174,7 +174,7 @@ impl<'a> Download<'a> {
     }
 
     fn accept(&mut self, body: BlobBody) -> Step {
-        let step = self.machine.opened(body.start, body.total);
+        let step = self.machine.opened(&body.host, body.start, body.total);
         self.body = Some(body);
         if !matches!(step, Step::End(_)) {
             self.publish();
@@ -196,7 +196,7 @@ impl<'a> Download<'a> {
                         Ok(Some(Ok(chunk))) => Next::Chunk(chunk),
                         Ok(Some(Err(error))) => Next::Broken(error),
                         Ok(None) => Next::Ended,
-                        Err(_) => Next::Broken(self.stalled()),
+                        Err(_) => Next::Broken(self.machine.stalled(self.stall)),
                     }
                 }
                 () = deserted(self.shared, self.flight, self.machine.missing()) => Next::Deserted,
@@ -211,7 +211,7 @@ impl<'a> Download<'a> {
                     step => return Ok(step),
                 },
                 Next::Broken(error) => return self.interrupted(error).await,
-                Next::Ended => return Ok(self.machine.body_ended(short_body)),
+                Next::Ended => return Ok(self.machine.body_ended()),
                 Next::Deserted => self.abandon().await?,
             }
         }
@@ -249,10 +249,7 @@ impl<'a> Download<'a> {
             return Ok(self.sink.written());
         }
         let found = self.computed().unwrap_or(self.flight.digest);
-        Err(FetchError::Mismatch {
-            expected: Box::new(self.flight.digest),
-            found: Box::new(found),
-        })
+        Err(self.machine.mismatch(self.flight.digest, found))
     }
 
     fn is_match(&self) -> bool {
@@ -333,14 +330,6 @@ impl<'a> Download<'a> {
         };
         landing.fail(error, readable);
     }
-
-    fn stalled(&self) -> UpstreamError {
-        UpstreamError::Unreachable {
-            host: "the upstream".to_owned(),
-            phase: Phase::Stall,
-            reason: format!("no byte for {}", humantime::format_duration(self.stall)),
-        }
-    }
 }
 
 /// What happened while receiving.
@@ -362,14 +351,6 @@ fn short_body() -> UpstreamError {
         phase: Phase::Body,
         reason: "the body ended early".to_owned(),
     }
-}
-
-/// Whether what came so far is worth keeping.
-const fn is_resumable(error: &FetchError) -> bool {
-    matches!(
-        error,
-        FetchError::Upstream(_) | FetchError::Abandoned | FetchError::Closing
-    )
 }
 
 /// The spool as a part that can be resumed, if anything of it is there.

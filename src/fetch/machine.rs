@@ -9,7 +9,8 @@
 use std::time::Duration;
 
 use super::FetchError;
-use crate::upstream::UpstreamError;
+use crate::oci::Digest;
+use crate::upstream::{Phase, UpstreamError};
 
 /// How many bytes at the end of a blob wait for its digest.
 pub(super) const HELD_BACK: u64 = 64 * 1024;
@@ -51,6 +52,8 @@ pub(super) struct Machine {
     /// `received` when failures were last forgiven.
     refilled: u64,
     retries: u32,
+    /// Who sends the current answer, for errors.
+    host: String,
 }
 
 impl Machine {
@@ -64,6 +67,7 @@ impl Machine {
             failures: 0,
             refilled: received,
             retries,
+            host: String::new(),
         }
     }
 
@@ -94,12 +98,14 @@ impl Machine {
         }
     }
 
-    /// The upstream answers with a body from `start` on of a blob of `total` bytes.
-    pub(super) fn opened(&mut self, start: u64, total: Option<u64>) -> Step {
+    /// `host` answers with a body from `start` on of a blob of `total` bytes.
+    pub(super) fn opened(&mut self, host: &str, start: u64, total: Option<u64>) -> Step {
+        host.clone_into(&mut self.host);
         if let (Some(known), Some(claimed)) = (self.total, total)
             && known != claimed
         {
             return Step::End(FetchError::Length {
+                host: self.host.clone(),
                 expected: known,
                 found: claimed,
             });
@@ -111,6 +117,7 @@ impl Machine {
                 self.proceed()
             }
             None => Step::End(FetchError::Gap {
+                host: self.host.clone(),
                 expected: self.received,
                 found: start,
             }),
@@ -150,6 +157,7 @@ impl Machine {
         let received = self.received.saturating_add(length - skipped);
         match self.total {
             Some(total) if received > total => Err(FetchError::Length {
+                host: self.host.clone(),
                 expected: total,
                 found: received,
             }),
@@ -166,14 +174,40 @@ impl Machine {
     }
 
     /// The body ended as its framing said it would.
-    pub(super) fn body_ended(&mut self, host_reason: impl FnOnce() -> UpstreamError) -> Step {
+    pub(super) fn body_ended(&mut self) -> Step {
         match self.total {
-            Some(total) if self.received < total => self.failed(host_reason()),
+            Some(total) if self.received < total => {
+                let ended = "the body ended early".to_owned();
+                self.failed(self.broken(Phase::Body, ended))
+            }
             Some(_) => Step::Verify,
             None => {
                 self.total = Some(self.received);
                 Step::Verify
             }
+        }
+    }
+
+    /// No byte came for `stall`.
+    pub(super) fn stalled(&self, stall: Duration) -> UpstreamError {
+        let reason = format!("no byte for {}", humantime::format_duration(stall));
+        self.broken(Phase::Stall, reason)
+    }
+
+    /// The bytes that are there are not those of the digest.
+    pub(super) fn mismatch(&self, expected: Digest, found: Digest) -> FetchError {
+        FetchError::Mismatch {
+            host: self.host.clone(),
+            expected: Box::new(expected),
+            found: Box::new(found),
+        }
+    }
+
+    fn broken(&self, phase: Phase, reason: String) -> UpstreamError {
+        UpstreamError::Unreachable {
+            host: self.host.clone(),
+            phase,
+            reason,
         }
     }
 
@@ -211,9 +245,8 @@ impl Machine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upstream::Phase;
-
     const KIB: u64 = 1024;
+    const CDN: &str = "cdn";
 
     fn broken() -> UpstreamError {
         UpstreamError::Unreachable {
@@ -239,7 +272,10 @@ mod tests {
                 backoff: Duration::ZERO
             }
         ));
-        assert!(matches!(machine.opened(0, Some(100 * KIB)), Step::Receive));
+        assert!(matches!(
+            machine.opened(CDN, 0, Some(100 * KIB)),
+            Step::Receive
+        ));
         machine.chunk(99 * KIB).unwrap();
         assert_eq!(machine.publishable(20 * KIB), 20 * KIB);
         assert_eq!(machine.publishable(99 * KIB), 36 * KIB);
@@ -252,22 +288,22 @@ mod tests {
     #[test]
     fn without_a_length_any_byte_may_be_the_tail() {
         let mut machine = Machine::new(None, 0, 5);
-        assert!(matches!(machine.opened(0, None), Step::Receive));
+        assert!(matches!(machine.opened(CDN, 0, None), Step::Receive));
         machine.chunk(100 * KIB).unwrap();
         assert_eq!(machine.publishable(100 * KIB), 36 * KIB);
-        assert!(matches!(machine.body_ended(broken), Step::Verify));
+        assert!(matches!(machine.body_ended(), Step::Verify));
         assert_eq!(machine.total(), Some(100 * KIB));
     }
 
     #[test]
     fn a_broken_body_is_resumed_where_it_stopped() {
         let mut machine = Machine::new(None, 0, 5);
-        machine.opened(0, Some(10));
+        machine.opened(CDN, 0, Some(10));
         machine.chunk(6).unwrap();
         assert!(
             matches!(machine.failed(broken()), Step::Open { offset: 6, backoff } if !backoff.is_zero())
         );
-        assert!(matches!(machine.opened(6, Some(10)), Step::Receive));
+        assert!(matches!(machine.opened(CDN, 6, Some(10)), Step::Receive));
         assert_eq!(machine.chunk(4).unwrap(), 0);
         assert!(matches!(machine.after_chunk(), Step::Verify));
     }
@@ -275,7 +311,7 @@ mod tests {
     #[test]
     fn an_ignored_range_is_skipped_over() {
         let mut machine = Machine::new(None, 6, 5);
-        assert!(matches!(machine.opened(0, Some(10)), Step::Receive));
+        assert!(matches!(machine.opened(CDN, 0, Some(10)), Step::Receive));
         assert_eq!(machine.chunk(4).unwrap(), 4);
         assert_eq!(machine.chunk(4).unwrap(), 2);
         assert_eq!(machine.missing(), Some(2));
@@ -285,7 +321,7 @@ mod tests {
     fn an_answer_from_beyond_the_offset_ends_the_download() {
         let mut machine = Machine::new(None, 6, 5);
         assert!(matches!(
-            machine.opened(7, Some(10)),
+            machine.opened(CDN, 7, Some(10)),
             Step::End(FetchError::Gap { .. })
         ));
     }
@@ -294,11 +330,11 @@ mod tests {
     fn lengths_that_disagree_end_the_download() {
         let mut machine = Machine::new(Some(10), 0, 5);
         assert!(matches!(
-            machine.opened(0, Some(11)),
+            machine.opened(CDN, 0, Some(11)),
             Step::End(FetchError::Length { .. })
         ));
         let mut machine = Machine::new(Some(10), 0, 5);
-        machine.opened(0, None);
+        machine.opened(CDN, 0, None);
         machine.chunk(11).unwrap_err();
     }
 
@@ -313,7 +349,7 @@ mod tests {
     #[test]
     fn attempts_are_bounded_without_progress_and_come_back_with_it() {
         let mut machine = Machine::new(None, 0, 3);
-        machine.opened(0, Some(100 * REFILL));
+        machine.opened(CDN, 0, Some(100 * REFILL));
         for _ in 0..3 {
             assert!(matches!(machine.failed(broken()), Step::Open { .. }));
         }
@@ -338,6 +374,6 @@ mod tests {
     #[test]
     fn an_empty_blob_is_verified_without_a_chunk() {
         let mut machine = Machine::new(None, 0, 5);
-        assert!(matches!(machine.opened(0, Some(0)), Step::Verify));
+        assert!(matches!(machine.opened(CDN, 0, Some(0)), Step::Verify));
     }
 }

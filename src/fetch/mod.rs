@@ -71,24 +71,30 @@ pub enum FetchError {
     #[error("{0}")]
     Upstream(UpstreamError),
     /// The bytes do not have the digest. Nothing of them is kept.
-    #[error("the upstream sent {found} for {expected}")]
+    #[error("{host} sent {found} for {expected}")]
     Mismatch {
+        /// The host that sent the last of them.
+        host: String,
         /// The digest asked for.
         expected: Box<Digest>,
         /// The digest of what came.
         found: Box<Digest>,
     },
     /// The length is not the one that the manifest or an earlier answer stated.
-    #[error("the upstream sent {found} bytes for a blob of {expected}")]
+    #[error("{host} sent {found} bytes for a blob of {expected}")]
     Length {
+        /// The host that sent or claimed it.
+        host: String,
         /// The length in bytes that was stated first.
         expected: u64,
         /// The length in bytes that came or was claimed.
         found: u64,
     },
     /// The upstream resumed beyond the place it was asked for.
-    #[error("the upstream resumed at byte {found} instead of {expected}")]
+    #[error("{host} resumed at byte {found} instead of {expected}")]
     Gap {
+        /// The host that sent it.
+        host: String,
         /// The offset asked for.
         expected: u64,
         /// The offset answered.

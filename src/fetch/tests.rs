@@ -130,6 +130,7 @@ impl Source for Scripted {
                 } => {
                     let hang = stream::pending().take(usize::from(then_hang));
                     Ok(BlobBody::new(
+                        "cdn".into(),
                         start,
                         total,
                         stream::iter(chunks).chain(hang),
@@ -138,7 +139,7 @@ impl Source for Scripted {
                 Script::Channel { total, mut chunks } => {
                     let arriving =
                         stream::poll_fn(move |cx| chunks.poll_recv(cx).map(|chunk| chunk.map(Ok)));
-                    Ok(BlobBody::new(0, Some(total), arriving))
+                    Ok(BlobBody::new("cdn".into(), 0, Some(total), arriving))
                 }
             }
         })

@@ -48,12 +48,13 @@ impl Inner {
         let part = part.map_err(|reason| bad_host(&host, reason))?;
         let transfer = Transfer {
             body: arrived.body,
-            host,
+            host: host.clone(),
             stall: self.settings.stall,
             tally: Arc::clone(&self.tally),
             _slot: slot,
         };
-        Ok(BlobBody::new(part.start, part.total, transfer.chunks()))
+        let chunks = transfer.chunks();
+        Ok(BlobBody::new(host, part.start, part.total, chunks))
     }
 }
 

@@ -13,6 +13,8 @@ use super::UpstreamError;
 /// Nothing here is verified. `total` is what the answer claims; a caller compares it with what it knows and
 /// hashes the bytes.
 pub struct BlobBody {
+    /// The host that sends it: the registry or where its redirects led.
+    pub host: String,
     /// Offset in the blob of the first byte that [`next_chunk`](Self::next_chunk) yields. It is smaller than the
     /// offset asked for when the upstream ignored the range.
     pub start: u64,
@@ -22,13 +24,15 @@ pub struct BlobBody {
 }
 
 impl BlobBody {
-    /// A body that starts at `start` of a blob of `total` bytes.
+    /// A body from `host` that starts at `start` of a blob of `total` bytes.
     pub fn new(
+        host: String,
         start: u64,
         total: Option<u64>,
         chunks: impl Stream<Item = Result<Bytes, UpstreamError>> + Send + 'static,
     ) -> Self {
         Self {
+            host,
             start,
             total,
             chunks: chunks.boxed(),
@@ -47,6 +51,7 @@ impl BlobBody {
 impl fmt::Debug for BlobBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BlobBody")
+            .field("host", &self.host)
             .field("start", &self.start)
             .field("total", &self.total)
             .finish_non_exhaustive()
