@@ -143,7 +143,7 @@ impl Inner {
     /// by `HEAD`, which Docker Hub does not count, and only a moved one fetched.
     async fn ask(self: &Arc<Self>, name: &RepositoryName, tag: &Tag) -> Result<Resolved, Failure> {
         let Some(known) = self.tag_record(name, tag).await? else {
-            return self.get(name, tag, MissReason::Absent).await;
+            return self.get(name, tag, None).await;
         };
         // Confirmed between the look into the cache and the start of this task.
         if self
@@ -167,8 +167,12 @@ impl Inner {
             .await?
             .digest
         {
-            Some(digest) => self.follow(name, tag, known, digest).await,
-            None => self.get(name, tag, MissReason::Moved).await,
+            Some(digest) => match self.follow(name, tag, known, digest).await {
+                // The tag is there, so what it was said to name was deleted just now, or never existed.
+                Err(failure) if failure.is_absence() => self.get(name, tag, Some(known)).await,
+                followed => followed,
+            },
+            None => self.get(name, tag, Some(known)).await,
         }
     }
 
@@ -198,11 +202,12 @@ impl Inner {
         Ok(Resolved { manifest, outcome })
     }
 
+    /// Fetches the manifest that a tag names, whatever it was `known` to name before.
     async fn get(
         self: &Arc<Self>,
         name: &RepositoryName,
         tag: &Tag,
-        reason: MissReason,
+        known: Option<TagRecord>,
     ) -> Result<Resolved, Failure> {
         let body = self
             .parts
@@ -211,10 +216,12 @@ impl Inner {
             .await?;
         let confirmed = (tag.clone(), self.parts.clock.wall());
         let manifest = self.keep(name, body, None, Some(confirmed)).await?;
-        Ok(Resolved {
-            manifest,
-            outcome: Outcome::Miss(reason),
-        })
+        let outcome = match known {
+            Some(known) if known.digest == manifest.digest => Outcome::Revalidated,
+            Some(_) => Outcome::Miss(MissReason::Moved),
+            None => Outcome::Miss(MissReason::Absent),
+        };
+        Ok(Resolved { manifest, outcome })
     }
 
     async fn point(&self, name: &RepositoryName, tag: &Tag, digest: Digest) {
