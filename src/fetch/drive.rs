@@ -141,7 +141,7 @@ impl<'a> Download<'a> {
             step = match step {
                 Step::Open { offset, backoff } => self.open(offset, backoff).await?,
                 Step::Receive => self.receive().await?,
-                Step::NextSource(error) if !self.flight.next_source() => {
+                Step::NextSource(error) if !self.shared.next_source(self.flight) => {
                     return Err(FetchError::Refused(error));
                 }
                 Step::NextSource(_) => self.machine.start(),

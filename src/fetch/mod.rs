@@ -213,13 +213,18 @@ impl Shared {
 
     /// Takes the flight off the list, so that the next request starts afresh.
     fn land(&self, flight: &Arc<Flight>) {
+        take_off(&mut self.flights(), flight);
+    }
+
+    /// Gives up the source in use; whether another one is there. If not, the flight is off the list in the same
+    /// moment: nobody joins it with a source of his own that would not be asked.
+    fn next_source(&self, flight: &Arc<Flight>) -> bool {
         let mut flights = self.flights();
-        if flights
-            .get(&flight.digest)
-            .is_some_and(|listed| Arc::ptr_eq(listed, flight))
-        {
-            flights.remove(&flight.digest);
+        let another = flight.next_source();
+        if !another {
+            take_off(&mut flights, flight);
         }
+        another
     }
 
     /// Takes the flight off the list if nobody reads it, running `meanwhile` while nobody can join.
@@ -229,6 +234,13 @@ impl Shared {
             flights.remove(&flight.digest);
             meanwhile()
         })
+    }
+}
+
+fn take_off(flights: &mut HashMap<Digest, Arc<Flight>>, flight: &Arc<Flight>) {
+    let listed = flights.get(&flight.digest);
+    if listed.is_some_and(|listed| Arc::ptr_eq(listed, flight)) {
+        flights.remove(&flight.digest);
     }
 }
 

@@ -454,6 +454,26 @@ async fn a_refused_leader_gives_way_to_a_follower() {
 }
 
 #[tokio::test]
+async fn a_source_that_comes_after_the_last_refusal_is_asked() {
+    let fixture = Fixture::new(0);
+    let (content, digest) = blob(MIB);
+    let stranger = Scripted::new("stranger", [Script::Refuse(not_found())]);
+    let member = Scripted::new("member", [whole(&content)]);
+    let mut refused = fixture.fetch.join(digest, None, stranger.clone());
+    // The refused flight has still to tidy up when the member comes.
+    while stranger.offsets().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let reader = fixture.fetch.join(digest, None, member.clone());
+    assert_eq!(read(reader, None).await.unwrap(), content);
+    assert!(matches!(
+        refused.opened().await,
+        Err(FetchError::Refused(_))
+    ));
+    assert_eq!((stranger.offsets(), member.offsets()), (vec![0], vec![0]));
+}
+
+#[tokio::test]
 async fn when_every_source_is_refused_all_fail() {
     let fixture = Fixture::new(0);
     let (_, digest) = blob(1000);
