@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tracing::{debug, info, warn};
 
 use super::flight::{Flight, Progress};
-use super::machine::{Machine, Step};
+use super::machine::{Machine, Step, is_beyond_the_end};
 use super::part::Part;
 use super::sink::Sink;
 use super::{FetchError, Shared, Source};
@@ -145,6 +145,7 @@ impl<'a> Download<'a> {
                     return Err(FetchError::Refused(error));
                 }
                 Step::NextSource(_) => self.machine.start(),
+                Step::Restart => self.restart().await?,
                 Step::Verify => return self.verify().await,
                 Step::End(error) => return Err(error),
             };
@@ -171,6 +172,15 @@ impl<'a> Download<'a> {
             Ok(body) => self.accept(body),
             Err(error) => self.machine.open_failed(error),
         })
+    }
+
+    /// Throws the resumed part away and begins again with an empty spool.
+    async fn restart(&mut self) -> Result<Step, FetchError> {
+        if let Some(spool) = self.spool.take() {
+            self.shared.blobs.discard(spool).await;
+        }
+        *self = Self::prepare(self.shared, self.flight).await?;
+        Ok(self.machine.start())
     }
 
     fn accept(&mut self, body: BlobBody) -> Step {
@@ -346,11 +356,12 @@ fn current(flight: &Flight) -> Result<Arc<dyn Source>, FetchError> {
     flight.source().ok_or(FetchError::Closing)
 }
 
-fn short_body() -> UpstreamError {
-    UpstreamError::Unreachable {
-        host: "the upstream".to_owned(),
-        phase: Phase::Body,
-        reason: "the body ended early".to_owned(),
+/// Whether what came so far is worth keeping.
+fn is_resumable(error: &FetchError) -> bool {
+    match error {
+        FetchError::Upstream(error) => !is_beyond_the_end(error),
+        FetchError::Abandoned | FetchError::Closing => true,
+        _ => false,
     }
 }
 

@@ -30,6 +30,8 @@ pub(super) enum Step {
     Receive,
     /// Everything is here: compare the digest.
     Verify,
+    /// Throw away what is here and begin again: it comes from an earlier download, and nobody continues it.
+    Restart,
     /// Ask the next source, because this one has no right to the blob.
     NextSource(UpstreamError),
     /// Give up.
@@ -45,6 +47,8 @@ pub(super) struct Machine {
     binding: bool,
     /// Bytes in the spool.
     received: u64,
+    /// Whether what is in the spool comes from an earlier download, and no answer has continued it yet.
+    inherited: bool,
     /// Bytes of the current answer that are in the spool already.
     skip: u64,
     /// Failures since the last refill.
@@ -63,6 +67,7 @@ impl Machine {
             total: stated,
             binding: stated.is_some(),
             received,
+            inherited: received > 0,
             skip: 0,
             failures: 0,
             refilled: received,
@@ -111,6 +116,7 @@ impl Machine {
             });
         }
         self.total = self.total.or(total);
+        self.inherited = false;
         match self.received.checked_sub(start) {
             Some(skip) => {
                 self.skip = skip;
@@ -137,6 +143,9 @@ impl Machine {
             UpstreamError::NotFound { .. }
             | UpstreamError::Denied { .. }
             | UpstreamError::CredentialsRefused { .. } => Step::NextSource(error),
+            UpstreamError::BadAnswer { .. } if self.inherited => Step::Restart,
+            error if is_beyond_the_end(&error) && self.inherited => Step::Restart,
+            error if is_beyond_the_end(&error) => Step::End(FetchError::Upstream(error)),
             // At the very start a bad answer is the answer; in the middle another try may do better.
             UpstreamError::BadAnswer { .. } | UpstreamError::RateLimited { .. }
                 if self.received == 0 =>
@@ -242,6 +251,11 @@ impl Machine {
     }
 }
 
+/// Whether the upstream has nothing at the offset asked for: what is here is at least as long as its blob, and wrong.
+pub(super) fn is_beyond_the_end(error: &UpstreamError) -> bool {
+    matches!(error, UpstreamError::Status { status: 416, .. })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -343,6 +357,36 @@ mod tests {
         assert!(matches!(
             Machine::new(None, 0, 5).open_failed(absent()),
             Step::NextSource(_)
+        ));
+    }
+
+    #[test]
+    fn a_part_that_nobody_continues_is_thrown_away() {
+        let status = |status| UpstreamError::Status {
+            host: CDN.into(),
+            status,
+        };
+        let bad = || UpstreamError::BadAnswer {
+            host: CDN.into(),
+            reason: "another part".into(),
+        };
+        let inherited = || Machine::new(None, 6, 5);
+        for error in [status(416), bad()] {
+            assert!(matches!(inherited().open_failed(error), Step::Restart));
+        }
+        assert!(matches!(
+            inherited().open_failed(status(503)),
+            Step::Open { offset: 6, .. }
+        ));
+        let mut continued = inherited();
+        continued.opened(CDN, 6, None);
+        assert!(matches!(
+            continued.open_failed(bad()),
+            Step::Open { offset: 6, .. }
+        ));
+        assert!(matches!(
+            continued.open_failed(status(416)),
+            Step::End(FetchError::Upstream(_))
         ));
     }
 
