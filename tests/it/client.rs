@@ -41,10 +41,15 @@ impl Response {
 
 /// A client with one connection for each request and the headers it is given.
 pub(crate) async fn request(method: &str, url: &str, headers: &[(&str, &str)]) -> Response {
-    let rest = url.strip_prefix("http://").expect("a plain address");
-    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let (host, path) = split(url);
     let mut stream = TcpStream::connect(host).await.expect("the hub listens");
     exchange(&mut stream, method, path, headers).await
+}
+
+/// Host and path of a plain address.
+fn split(url: &str) -> (&str, &str) {
+    let rest = url.strip_prefix("http://").expect("a plain address");
+    rest.split_at(rest.find('/').unwrap_or(rest.len()))
 }
 
 pub(crate) async fn exchange(
@@ -53,6 +58,16 @@ pub(crate) async fn exchange(
     path: &str,
     headers: &[(&str, &str)],
 ) -> Response {
+    send(stream, method, path, headers).await;
+    read_response(stream, method == "HEAD").await
+}
+
+async fn send(
+    stream: &mut (impl AsyncWrite + Unpin),
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+) {
     let mut head = format!("{method} {path} HTTP/1.1\r\nhost: hub\r\n");
     for (name, value) in headers {
         head += &[name, ": ", value, "\r\n"].concat();
@@ -62,7 +77,6 @@ pub(crate) async fn exchange(
         .write_all(head.as_bytes())
         .await
         .expect("a request is sent");
-    read_response(stream, method == "HEAD").await
 }
 
 pub(crate) async fn read_response(
@@ -136,4 +150,47 @@ fn unchunk(mut rest: &[u8]) -> Vec<u8> {
         rest = &rest[(end + 2).min(rest.len())..];
     }
     body
+}
+
+/// A client in the middle of an answer, which reads no faster than its test tells it to.
+pub(crate) struct Download {
+    stream: TcpStream,
+    received: Vec<u8>,
+}
+
+impl Download {
+    /// Asks for `url`, and reads nothing yet.
+    pub(crate) async fn begin(url: &str, headers: &[(&str, &str)]) -> Self {
+        let (host, path) = split(url);
+        let mut stream = TcpStream::connect(host).await.expect("the server listens");
+        send(&mut stream, "GET", path, headers).await;
+        Self {
+            stream,
+            received: Vec::new(),
+        }
+    }
+
+    /// Reads until `length` bytes of the body are here.
+    pub(crate) async fn receive(&mut self, length: usize) {
+        while self.body().len() < length {
+            let read = self.stream.read_buf(&mut self.received).await;
+            assert_ne!(read.expect("the connection lasts"), 0, "the body ended");
+        }
+    }
+
+    /// What is here of the body.
+    pub(crate) fn body(&self) -> &[u8] {
+        head_of(&self.received).map_or(&[], |(_, body)| body)
+    }
+
+    /// The answer, as far as it is here.
+    pub(crate) fn so_far(&self) -> Response {
+        parse(&self.received, End::Closed)
+    }
+
+    /// Reads to the end.
+    pub(crate) async fn finish(self) -> Response {
+        let mut rest = self.received.chain(self.stream);
+        read_response(&mut rest, false).await
+    }
 }

@@ -16,6 +16,7 @@ mod client;
 mod documents;
 mod drain;
 mod fake_hub;
+mod faults;
 mod http;
 mod kill;
 mod memory;
