@@ -17,6 +17,7 @@ mod documents;
 mod drain;
 mod fake_hub;
 mod faults;
+mod herd;
 mod http;
 mod kill;
 mod memory;
