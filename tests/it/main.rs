@@ -10,6 +10,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bad_input;
 mod boot;
 mod cli;
 mod client;
@@ -20,6 +21,7 @@ mod faults;
 mod herd;
 mod http;
 mod kill;
+mod lists;
 mod memory;
 mod mirror;
 mod process;
