@@ -78,19 +78,8 @@ impl TestMirror {
         }
     }
 
-    /// Ends the mirror in order; yields its data directory.
-    pub(crate) async fn stop(self) -> tempfile::TempDir {
-        self.stop.send(()).unwrap();
-        self.task.await.unwrap();
-        self.directory
-    }
-
     pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
-    }
-
-    pub(crate) const fn address(&self) -> SocketAddr {
-        self.address
     }
 
     pub(crate) async fn get(&self, path: &str) -> Response {
