@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    NOTHING, Stage, Told, assert_error, assert_not_delivered, at_cdn, at_registry, fetch, host,
-    line, resume, token,
+    EXCESS, NOTHING, Stage, Told, assert_error, assert_not_delivered, at_cdn, at_registry, fetch,
+    host, line, resume, token,
 };
 use crate::client::End;
 use crate::support::{At, FakeHub, Fault, Origin};
@@ -143,7 +143,7 @@ async fn a_blob_that_is_longer_than_its_manifest_says() {
     for fault in [Fault::Chunked, Fault::UntilClose] {
         let [told, untold] = Stage::both().await;
         for stage in [&told, &untold] {
-            let bytes = [&stage.layer().bytes[..], b"and more"].concat();
+            let bytes = [&stage.layer().bytes[..], EXCESS].concat();
             stage
                 .cdn()
                 .fault(Fault::body("application/octet-stream", bytes));
