@@ -63,7 +63,8 @@ impl Inner {
             .map_err(|error| failed(error.into()))?
         {
             Lookup::Held(held) => {
-                let outcome = self.entitle(name, digest, member).await.map_err(failed)?;
+                // Looked up only now: whoever fetched the blob a moment ago has noted membership by now.
+                let outcome = self.entitle(name, digest).await.map_err(failed)?;
                 let content = held_content(digest, held, range)?;
                 return Ok(self.answer(content, outcome));
             }
@@ -80,8 +81,7 @@ impl Inner {
             .await
             .map_err(|error| failed(error.into()))?;
         // The flight may be another repository's. Our own source, once it answered, has noted membership.
-        let member = self.member(name, digest).await.map_err(failed)?;
-        self.entitle(name, digest, member).await.map_err(failed)?;
+        self.entitle(name, digest).await.map_err(failed)?;
         let content = flight_content(digest, reader, total, range)
             .await
             .map_err(|error| match error {
@@ -111,9 +111,8 @@ impl Inner {
         self: &Arc<Self>,
         name: &RepositoryName,
         digest: Digest,
-        member: Option<Membership>,
     ) -> Result<Outcome, Failure> {
-        if member.is_some() {
+        if self.member(name, digest).await?.is_some() {
             return Ok(Outcome::Hit);
         }
         self.prove_blob(name, digest).await?;
