@@ -115,6 +115,16 @@ impl Blobs {
         }
     }
 
+    /// Drops a blob that turned out to be damaged: its row first, then its file.
+    pub async fn forget(&self, digest: Digest) -> Result<(), BlobsError> {
+        let this = self.clone();
+        tasks::blocking(move || {
+            this.index.remove_blob(digest)?;
+            Ok(this.store.remove(digest)?)
+        })
+        .await
+    }
+
     /// The length of a blob that is held, by the index alone.
     pub async fn size(&self, digest: Digest) -> Result<Option<u64>, BlobsError> {
         let index = Arc::clone(&self.index);

@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
+use tracing::warn;
+
 use super::Inner;
 use super::failure::{Failure, Wanted};
+use super::small::{self, Small};
 use super::source::RepositorySource;
 use crate::blobs::{FileBody, HeldBlob, Lookup};
 use crate::fetch::{Reader, Role};
@@ -55,18 +58,23 @@ impl Inner {
         let wanted = Wanted::Blob(name, digest);
         let failed = |failure: Failure| failure.registry_error(wanted);
         let member = self.member(name, digest).await.map_err(failed)?;
-        let reason = match self
-            .parts
-            .blobs
-            .open(digest)
-            .await
-            .map_err(|error| failed(error.into()))?
-        {
+        if let Some(bytes) = self.memory.blob(digest).filter(|_| member.is_some()) {
+            return Ok(self.answer(small::content(digest, &bytes, range)?, Outcome::Hit));
+        }
+        let found = self.parts.blobs.open(digest).await;
+        let reason = match found.map_err(|error| failed(error.into()))? {
             Lookup::Held(held) => {
                 // Looked up only now: whoever fetched the blob a moment ago has noted membership by now.
                 let outcome = self.entitle(name, digest).await.map_err(failed)?;
-                let content = held_content(digest, held, range)?;
-                return Ok(self.answer(content, outcome));
+                match self.read_small(digest, &held).await {
+                    Small::Kept(bytes) => {
+                        return Ok(self.answer(small::content(digest, &bytes, range)?, outcome));
+                    }
+                    Small::Large => {
+                        return Ok(self.answer(held_content(digest, held, range)?, outcome));
+                    }
+                    Small::Damaged => self.drop_damaged(digest).await.map_err(failed)?,
+                }
             }
             Lookup::Absent => MissReason::Absent,
             Lookup::Lost => MissReason::Lost,
@@ -89,6 +97,13 @@ impl Inner {
                 Unstreamable::Fetch(failure) => failed(failure),
             })?;
         Ok(self.answer(content, outcome))
+    }
+
+    /// Drops a blob whose file does not have its bytes, so that it is fetched again.
+    async fn drop_damaged(&self, digest: Digest) -> Result<MissReason, Failure> {
+        warn!(%digest, "a blob is damaged on disk; it is fetched again");
+        self.parts.blobs.forget(digest).await?;
+        Ok(MissReason::Lost)
     }
 
     fn join(
@@ -192,7 +207,7 @@ async fn flight_content(
     })
 }
 
-fn span(range: Option<ByteRange>, size: u64) -> Result<Option<Span>, RegistryError> {
+pub(super) fn span(range: Option<ByteRange>, size: u64) -> Result<Option<Span>, RegistryError> {
     let resolved = range.map(|range| range.resolve(size)).transpose();
     resolved.map_err(|_| RegistryError::RangeNotSatisfiable { size })
 }

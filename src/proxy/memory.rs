@@ -2,6 +2,7 @@
 //!
 //! Everything here is derived from the index and may be forgotten at any time.
 
+use bytes::Bytes;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
@@ -16,27 +17,29 @@ const OVERHEAD: usize = 512;
 
 pub(super) struct Memory {
     manifests: Cache<Digest, ManifestContent>,
+    blobs: Cache<Digest, Bytes>,
     tags: Cache<(RepositoryName, Tag), TagRecord>,
     members: Cache<(RepositoryName, Digest), Membership>,
 }
 
 impl Memory {
-    /// Keeps at most `bytes` bytes of manifests.
+    /// Keeps at most `bytes` bytes, half of them manifests and half small blobs.
     pub(super) fn new(bytes: u64) -> Self {
-        let weigh = |_: &Digest, manifest: &ManifestContent| {
-            u32::try_from(manifest.bytes.len().saturating_add(OVERHEAD)).unwrap_or(u32::MAX)
-        };
-        // Least recently used, not moka's default: that one rejects a newcomer to a full cache.
-        let manifests = Cache::builder()
-            .max_capacity(bytes)
-            .weigher(weigh)
-            .eviction_policy(EvictionPolicy::lru())
-            .build();
+        let half = bytes / 2;
         Self {
-            manifests,
+            manifests: weighed(half, |manifest: &ManifestContent| manifest.bytes.len()),
+            blobs: weighed(half, Bytes::len),
             tags: recent(TAGS),
             members: recent(MEMBERS),
         }
+    }
+
+    pub(super) fn blob(&self, digest: Digest) -> Option<Bytes> {
+        self.blobs.get(&digest)
+    }
+
+    pub(super) fn keep_blob(&self, digest: Digest, bytes: Bytes) {
+        self.blobs.insert(digest, bytes);
     }
 
     pub(super) fn manifest(&self, digest: Digest) -> Option<ManifestContent> {
@@ -67,6 +70,21 @@ impl Memory {
     ) {
         self.members.insert((name.clone(), digest), membership);
     }
+}
+
+/// Least recently used, not moka's default: that one rejects a newcomer to a full cache.
+fn weighed<V>(bytes: u64, size: fn(&V) -> usize) -> Cache<Digest, V>
+where
+    V: Clone + Send + Sync + 'static,
+{
+    let weigh = move |_: &Digest, value: &V| {
+        u32::try_from(size(value).saturating_add(OVERHEAD)).unwrap_or(u32::MAX)
+    };
+    Cache::builder()
+        .max_capacity(bytes)
+        .weigher(weigh)
+        .eviction_policy(EvictionPolicy::lru())
+        .build()
 }
 
 fn recent<K, V>(entries: u64) -> Cache<K, V>

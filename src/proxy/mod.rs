@@ -12,6 +12,7 @@ mod failure;
 mod list;
 mod manifest;
 mod memory;
+mod small;
 mod source;
 mod tag;
 
@@ -44,7 +45,7 @@ pub struct Settings {
     pub tag_ttl: Duration,
     /// How long a client waits for an expired tag to be confirmed before it gets what is held.
     pub revalidate_timeout: Duration,
-    /// How many bytes of manifests are kept in memory.
+    /// How many bytes of manifests and small blobs are kept in memory, half of them each.
     pub memory: u64,
     /// How long a blob may yield no byte before its transfer counts as broken.
     pub stall: Duration,

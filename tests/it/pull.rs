@@ -86,3 +86,56 @@ async fn what_the_upstream_and_the_downloads_did_is_in_the_metrics() {
         );
     }
 }
+
+/// Where a blob's bytes are on disk.
+fn file_of(mirror: &TestMirror, digest: &str) -> std::path::PathBuf {
+    let hex = digest.strip_prefix("sha256:").expect("a SHA-256 digest");
+    mirror.data().join("blobs/sha256").join(&hex[..2]).join(hex)
+}
+
+#[tokio::test]
+async fn a_small_blob_is_served_from_memory_once_it_was_read() {
+    let hub = FakeHub::start().await;
+    let image = hub.push_image("library/nginx", "latest", ImageSpec::layers(1));
+    let mirror = TestMirror::start(&hub).await;
+    pull(&mirror, &image).await;
+    pull(&mirror, &image).await;
+    hub.take_summary();
+    let config = &image.first().config;
+    std::fs::remove_file(file_of(&mirror, &config.digest)).unwrap();
+    let whole = mirror.blob("library/nginx", &config.digest).await;
+    assert_eq!((whole.status, &whole.body[..]), (200, &config.bytes[..]));
+    let path = format!("/v2/library/nginx/blobs/{}", config.digest);
+    let part = mirror.get_with(&path, &[("range", "bytes=10-19")]).await;
+    assert_eq!((part.status, &part.body[..]), (206, &config.bytes[10..20]));
+    let stranger = mirror.blob("library/other", &config.digest).await;
+    assert_eq!(stranger.status, 404, "membership counts in memory too");
+}
+
+#[tokio::test]
+async fn a_small_blob_that_is_damaged_on_disk_is_fetched_again() {
+    let hub = FakeHub::start().await;
+    let image = hub.push_image("library/nginx", "latest", ImageSpec::layers(1));
+    let mirror = TestMirror::start(&hub).await;
+    pull(&mirror, &image).await;
+    let config = &image.first().config;
+    mirror.wait_until_cached(&config.digest).await;
+    hub.take_summary();
+    let mut damaged = config.bytes.to_vec();
+    damaged[5] ^= 1;
+    std::fs::write(file_of(&mirror, &config.digest), damaged).unwrap();
+    let again = mirror.blob("library/nginx", &config.digest).await;
+    assert_eq!((again.status, &again.body[..]), (200, &config.bytes[..]));
+    assert_eq!(
+        again.header("x-mirror-cache"),
+        Some("miss; reason=lost; upstream=docker.io")
+    );
+    assert_eq!(
+        hub.take_summary(),
+        [
+            "registry GET library/nginx/blobs/amd64.config",
+            "cdn GET amd64.config"
+        ]
+    );
+    mirror.wait_until_cached(&config.digest).await;
+}
