@@ -1,9 +1,5 @@
 //! Many clients at once cost the upstream what one costs it, and none of them suffers from another.
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "the stage of tests, which fail by panicking"
-)]
+#![expect(clippy::unwrap_used, reason = "the stage of tests")]
 
 use std::time::Duration;
 

@@ -1,5 +1,7 @@
 //! Answers that are not the blob.
 
+use futures_util::future::join_all;
+
 use super::{Stage, Told, assert_error, assert_not_delivered, at_registry, fetch, host};
 use crate::support::{Fault, Origin};
 
@@ -7,26 +9,28 @@ const HTML: &[u8] = b"<!doctype html><html><title>Sign in</title></html>";
 
 #[tokio::test]
 async fn a_web_page_from_the_cdn_is_refused() {
-    for stage in Stage::both().await {
+    join_all(Stage::both().await.map(async |stage| {
         stage.cdn().fault(Fault::Html);
         let answer = stage.pull().await;
         assert_error(&answer, 502, "UNKNOWN", &host(&stage.hub, Origin::Cdn));
         stage.assert_asked([fetch()]);
         stage.assert_nothing_kept();
         stage.assert_next_pull([fetch()]).await;
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]
 async fn a_web_page_from_the_registry_is_refused() {
-    for stage in Stage::both().await {
+    join_all(Stage::both().await.map(async |stage| {
         stage.registry().fault(Fault::Html);
         let answer = stage.pull().await;
         assert_error(&answer, 502, "UNKNOWN", &host(&stage.hub, Origin::Registry));
         stage.assert_asked([at_registry()]);
         stage.assert_nothing_kept();
         stage.assert_next_pull([fetch()]).await;
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]
@@ -70,7 +74,7 @@ async fn an_empty_answer_is_not_delivered() {
 
 #[tokio::test]
 async fn content_that_is_encoded_unasked_is_refused() {
-    for stage in Stage::both().await {
+    join_all(Stage::both().await.map(async |stage| {
         stage.cdn().fault(Fault::Gzip);
         let answer = stage.pull().await;
         assert_error(&answer, 502, "UNKNOWN", &host(&stage.hub, Origin::Cdn));
@@ -79,12 +83,13 @@ async fn content_that_is_encoded_unasked_is_refused() {
         stage.assert_asked([fetch()]);
         stage.assert_nothing_kept();
         stage.assert_next_pull([fetch()]).await;
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]
 async fn a_registry_that_serves_blobs_itself_is_held_to_the_same() {
-    for stage in Stage::both().await {
+    join_all(Stage::both().await.map(async |stage| {
         stage.hub.serve_blobs_directly(true);
         stage.registry().fault(Fault::FlipBit { at: 1000 });
         let answer = stage.pull().await;
@@ -92,5 +97,6 @@ async fn a_registry_that_serves_blobs_itself_is_held_to_the_same() {
         stage.assert_asked([at_registry()]);
         stage.assert_nothing_kept();
         stage.assert_next_pull([at_registry()]).await;
-    }
+    }))
+    .await;
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
+
 use super::tagged::{BY_DIGEST, GET, HEAD, TOKEN, Tagged};
 use super::{assert_error, host, outcome};
 use crate::client::Response;
@@ -161,19 +163,21 @@ async fn the_largest_manifest_is_accepted_and_one_byte_more_is_not() {
 
 #[tokio::test]
 async fn a_manifest_that_breaks_off_is_fetched_again() {
-    for fault in [
+    let faults = [
         Fault::Truncate(At::Percent(60)),
         Fault::WrongLength(10),
         Fault::Reset(At::Percent(60)),
         Fault::Reset(At::Head),
         Fault::status(500),
-    ] {
+    ];
+    join_all(faults.map(async |fault| {
         let tagged = Tagged::absent(|_| {}).await;
         tagged.registry().times(2).fault(fault);
         tagged.assert_served(&tagged.pull().await);
         tagged.assert_asked([TOKEN, GET, GET, GET]);
         tagged.assert_next_pull([]).await;
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]

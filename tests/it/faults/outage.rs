@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use mirror::config::{Settings, UpstreamSettings};
 
 use super::tagged::{GET, HEAD, TOKEN, Tagged};
@@ -121,7 +122,7 @@ async fn a_client_with_a_copy_waits_no_longer_than_it_must() {
 
 #[tokio::test]
 async fn a_black_hole_for_a_blob_is_504() {
-    for told in [Told::Length, Told::Nothing] {
+    join_all([Told::Length, Told::Nothing].map(async |told| {
         let change = |upstream: &mut UpstreamSettings| {
             upstream.retries = 1;
             upstream.timeout = Duration::from_secs(1);
@@ -133,12 +134,13 @@ async fn a_black_hole_for_a_blob_is_504() {
         stage.assert_asked([at_registry(), at_registry()]);
         stage.assert_nothing_kept();
         stage.assert_next_pull([fetch()]).await;
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]
 async fn a_cdn_that_is_a_black_hole_once_is_asked_again() {
-    for told in [Told::Length, Told::Nothing] {
+    join_all([Told::Length, Told::Nothing].map(async |told| {
         let second = Duration::from_secs(1);
         let hub = FakeHub::start().await;
         let stage = Stage::with(hub, told, |upstream| upstream.timeout = second).await;
@@ -146,12 +148,13 @@ async fn a_cdn_that_is_a_black_hole_once_is_asked_again() {
         stage.assert_complete(&stage.pull().await);
         stage.assert_asked([fetch(), fetch()]);
         stage.assert_next_pull(NOTHING).await;
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]
 async fn a_cdn_that_refuses_connections_is_named() {
-    for told in [Told::Length, Told::Nothing] {
+    join_all([Told::Length, Told::Nothing].map(async |told| {
         let hub = FakeHub::start().await;
         let stage = Stage::with(hub, told, |upstream| upstream.retries = 1).await;
         stage.hub.stop_origin(Origin::Cdn).await;
@@ -161,7 +164,8 @@ async fn a_cdn_that_refuses_connections_is_named() {
         stage.assert_nothing_kept();
         stage.hub.restart_origin(Origin::Cdn).await;
         stage.assert_next_pull([fetch()]).await;
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]

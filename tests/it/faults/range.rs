@@ -1,5 +1,7 @@
 //! Resuming where ranges are ignored or lied about.
 
+use futures_util::future::join_all;
+
 use super::{HELD_BACK, NGINX, NOTHING, Stage, Told, assert_not_delivered, fetch, host, resume};
 use crate::client::End;
 use crate::support::{At, FakeHub, Fault, Origin};
@@ -12,17 +14,18 @@ fn broken_then(stage: &Stage, fault: Fault, times: usize) {
 
 #[tokio::test]
 async fn a_range_that_is_ignored_costs_bytes_and_nothing_else() {
-    for stage in Stage::both().await {
+    join_all(Stage::both().await.map(async |stage| {
         broken_then(&stage, Fault::IgnoreRange, 1);
         stage.assert_complete(&stage.pull().await);
         stage.assert_asked([fetch(), resume(stage.at(60))]);
         stage.assert_next_pull(NOTHING).await;
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]
 async fn a_range_that_is_ignored_twice_is_skipped_twice() {
-    for stage in Stage::both().await {
+    join_all(Stage::both().await.map(async |stage| {
         broken_then(&stage, Fault::IgnoreRange, 2);
         // Of the whole, 30 %: less than is here already.
         let ranged = stage.cdn().ranged(true);
@@ -31,25 +34,27 @@ async fn a_range_that_is_ignored_twice_is_skipped_twice() {
         let at = stage.at(60);
         stage.assert_asked([fetch(), resume(at), resume(at)]);
         stage.assert_next_pull(NOTHING).await;
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]
 async fn a_range_from_elsewhere_is_refused_and_asked_for_again() {
     for by in [500, -500] {
-        for stage in Stage::both().await {
+        join_all(Stage::both().await.map(async |stage| {
             broken_then(&stage, Fault::ShiftRange(by), 1);
             stage.assert_complete(&stage.pull().await);
             let at = stage.at(60);
             stage.assert_asked([fetch(), resume(at), resume(at)]);
             stage.assert_next_pull(NOTHING).await;
-        }
+        }))
+        .await;
     }
 }
 
 #[tokio::test]
 async fn a_range_that_is_always_from_elsewhere_is_given_up() {
-    for told in [Told::Length, Told::Nothing] {
+    join_all([Told::Length, Told::Nothing].map(async |told| {
         let hub = FakeHub::start().await;
         let stage = Stage::with(hub, told, |upstream| upstream.retries = 2).await;
         broken_then(&stage, Fault::ShiftRange(500), usize::MAX);
@@ -58,12 +63,13 @@ async fn a_range_that_is_always_from_elsewhere_is_given_up() {
         stage.assert_asked([fetch(), resume(at), resume(at)]);
         stage.assert_part_kept();
         stage.assert_next_pull([resume(at)]).await;
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]
 async fn a_range_with_other_bytes_than_it_says_is_cut_and_fetched_afresh() {
-    for stage in Stage::both().await {
+    join_all(Stage::both().await.map(async |stage| {
         broken_then(&stage, Fault::WrongRangeBytes(100), 1);
         let answer = stage.pull().await;
         assert_not_delivered(&answer, &host(&stage.hub, Origin::Cdn));
@@ -75,12 +81,13 @@ async fn a_range_with_other_bytes_than_it_says_is_cut_and_fetched_afresh() {
         stage.assert_asked([fetch(), resume(stage.at(60))]);
         stage.assert_nothing_kept();
         stage.assert_next_pull([fetch()]).await;
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]
 async fn a_range_of_a_blob_of_another_length_ends_the_download() {
-    for stage in Stage::both().await {
+    join_all(Stage::both().await.map(async |stage| {
         let length = stage.layer().bytes.len();
         let lie = format!("bytes {}-{length}/{}", stage.at(60), length + 1);
         broken_then(&stage, Fault::SetHeader("content-range", lie), 1);
@@ -88,18 +95,20 @@ async fn a_range_of_a_blob_of_another_length_ends_the_download() {
         stage.assert_asked([fetch(), resume(stage.at(60))]);
         stage.assert_nothing_kept();
         stage.assert_next_pull([fetch()]).await;
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]
 async fn a_part_that_does_not_say_where_it_begins_is_asked_for_again() {
-    for stage in Stage::both().await {
+    join_all(Stage::both().await.map(async |stage| {
         broken_then(&stage, Fault::WithoutHeader("content-range"), 1);
         stage.assert_complete(&stage.pull().await);
         let at = stage.at(60);
         stage.assert_asked([fetch(), resume(at), resume(at)]);
         stage.assert_next_pull(NOTHING).await;
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]
@@ -122,7 +131,7 @@ async fn a_part_whose_end_is_elsewhere_by_now_is_thrown_away() {
 
 #[tokio::test]
 async fn a_part_that_nobody_continues_is_thrown_away() {
-    for told in [Told::Length, Told::Nothing] {
+    join_all([Told::Length, Told::Nothing].map(async |told| {
         let hub = FakeHub::start().await;
         let stage = Stage::with(hub, told, |upstream| upstream.retries = 0).await;
         stage.cdn().times(1).fault(Fault::Reset(At::Percent(60)));
@@ -133,13 +142,14 @@ async fn a_part_that_nobody_continues_is_thrown_away() {
         stage.assert_complete(&stage.pull().await);
         stage.assert_asked([resume(stage.at(60)), fetch()]);
         stage.assert_next_pull(NOTHING).await;
-    }
+    }))
+    .await;
 }
 
 /// A part has no digest: its client verifies the whole. So it waits for none of the rest.
 #[tokio::test]
 async fn a_part_of_a_damaged_blob_is_right_or_the_clients_to_verify_and_nothing_is_kept() {
-    for stage in Stage::both().await {
+    join_all(Stage::both().await.map(async |stage| {
         stage.cdn().fault(Fault::FlipBit { at: 150_000 });
         let gate = stage.cdn().hold(At::Percent(60));
         let path = format!("/v2/{NGINX}/blobs/{}", stage.layer().digest);
@@ -156,5 +166,6 @@ async fn a_part_of_a_damaged_blob_is_right_or_the_clients_to_verify_and_nothing_
         stage.assert_asked([fetch()]);
         stage.assert_nothing_kept();
         stage.assert_next_pull([fetch()]).await;
-    }
+    }))
+    .await;
 }

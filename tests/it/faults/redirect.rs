@@ -2,36 +2,40 @@
 
 use std::io::Write as _;
 
+use futures_util::future::join_all;
+
 use super::{NOTHING, Stage, Told, as_alice, assert_error, at_cdn, at_registry, fetch, host, line};
 use crate::support::{FakeHub, Fault, Origin};
 
 #[tokio::test]
 async fn a_redirect_loop_at_the_registry_is_refused() {
-    for stage in Stage::both().await {
+    join_all(Stage::both().await.map(async |stage| {
         stage.registry().fault(Fault::RedirectLoop);
         let answer = stage.pull().await;
         assert_error(&answer, 502, "UNKNOWN", &host(&stage.hub, Origin::Registry));
         stage.assert_asked([at_registry()]);
         stage.assert_nothing_kept();
         stage.assert_next_pull([fetch()]).await;
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]
 async fn a_redirect_loop_at_the_cdn_is_refused() {
-    for stage in Stage::both().await {
+    join_all(Stage::both().await.map(async |stage| {
         stage.cdn().fault(Fault::RedirectLoop);
         let answer = stage.pull().await;
         assert_error(&answer, 502, "UNKNOWN", &host(&stage.hub, Origin::Cdn));
         stage.assert_asked([fetch()]);
         stage.assert_nothing_kept();
         stage.assert_next_pull([fetch()]).await;
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]
 async fn redirects_without_end_are_refused_after_five() {
-    for stage in Stage::both().await {
+    join_all(Stage::both().await.map(async |stage| {
         for hop in 0..10 {
             let next = format!("{}/hop{}", stage.hub.url(Origin::Cdn), hop + 1);
             let cdn = stage.hub.on(Origin::Cdn).skip(hop).times(1);
@@ -43,7 +47,8 @@ async fn redirects_without_end_are_refused_after_five() {
         stage.assert_asked([at_registry(), at_cdn(), hops]);
         stage.assert_nothing_kept();
         stage.assert_next_pull([fetch()]).await;
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]
@@ -63,7 +68,7 @@ async fn a_redirect_to_nowhere_is_refused() {
 
 #[tokio::test]
 async fn a_redirect_to_a_stranger_is_followed_without_authorization() {
-    for told in [Told::Length, Told::Nothing] {
+    join_all([Told::Length, Told::Nothing].map(async |told| {
         let hub = FakeHub::builder().user("alice", "secret").start().await;
         let stage = Stage::with(hub, told, as_alice).await;
         stage.registry().fault(Fault::RedirectToForeign);
@@ -72,12 +77,13 @@ async fn a_redirect_to_a_stranger_is_followed_without_authorization() {
         assert_eq!(foreign.header("authorization"), None);
         stage.assert_asked([at_registry(), line("foreign GET amd64.layer0")]);
         stage.assert_next_pull(NOTHING).await;
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]
 async fn https_is_never_left_for_http() {
-    for told in [Told::Length, Told::Nothing] {
+    join_all([Told::Length, Told::Nothing].map(async |told| {
         let hub = FakeHub::builder().tls(true).start().await;
         let mut authority = tempfile::NamedTempFile::new().unwrap();
         authority.write_all(hub.ca_pem().as_bytes()).unwrap();
@@ -107,5 +113,6 @@ async fn https_is_never_left_for_http() {
         assert_error(&answer, 502, "UNKNOWN", &host(&stage.hub, Origin::Plain));
         stage.assert_asked([line("registry GET library/nginx/manifests/arm64.manifest")]);
         stage.assert_next_pull([fetch()]).await;
-    }
+    }))
+    .await;
 }

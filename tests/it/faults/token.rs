@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use mirror::config::{Settings, UpstreamSettings};
 
 use super::tagged::{GET, HEAD, TOKEN, Tagged};
@@ -19,17 +20,18 @@ fn upstream(settings: &mut Settings) -> &mut UpstreamSettings {
 
 #[tokio::test]
 async fn a_token_that_expires_between_two_blobs_is_renewed_once() {
-    for stage in Stage::both().await {
+    join_all(Stage::both().await.map(async |stage| {
         stage.hub.revoke_tokens();
         stage.assert_complete(&stage.pull().await);
         stage.assert_asked([at_registry(), token(), fetch()]);
         stage.assert_next_pull(NOTHING).await;
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]
 async fn a_token_that_expires_in_the_middle_of_a_blob_is_renewed() {
-    for stage in Stage::both().await {
+    join_all(Stage::both().await.map(async |stage| {
         let gate = stage.cdn().times(1).hold(At::Percent(60));
         stage.cdn().times(1).fault(Fault::Reset(At::Percent(60)));
         let expired = async {
@@ -43,7 +45,8 @@ async fn a_token_that_expires_in_the_middle_of_a_blob_is_renewed() {
         let refused = line(&resumed[0]);
         stage.assert_asked([fetch(), refused, token(), resumed]);
         stage.assert_next_pull(NOTHING).await;
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]

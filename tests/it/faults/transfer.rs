@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
+
 use super::{
     EXCESS, NOTHING, Stage, Told, assert_error, assert_not_delivered, at_cdn, at_registry, fetch,
     host, line, resume, token,
@@ -11,7 +13,7 @@ use crate::support::{At, FakeHub, Fault, Origin};
 
 #[tokio::test]
 async fn a_flipped_bit_is_never_delivered_as_complete() {
-    for stage in Stage::both().await {
+    join_all(Stage::both().await.map(async |stage| {
         let last = stage.layer().bytes.len() - 1;
         for at in [0, 1000, last] {
             stage.cdn().fault(Fault::FlipBit { at: at as u64 });
@@ -21,7 +23,8 @@ async fn a_flipped_bit_is_never_delivered_as_complete() {
             stage.hub.clear_faults();
         }
         stage.assert_next_pull([fetch()]).await;
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]
@@ -44,12 +47,13 @@ async fn a_small_blob_with_a_flipped_bit_is_not_delivered_at_all() {
 
 #[tokio::test]
 async fn a_truncated_blob_is_resumed() {
-    for stage in Stage::both().await {
+    join_all(Stage::both().await.map(async |stage| {
         stage.cdn().times(1).fault(Fault::Truncate(At::Percent(60)));
         stage.assert_complete(&stage.pull().await);
         stage.assert_asked([fetch(), resume(stage.at(60))]);
         stage.assert_next_pull(NOTHING).await;
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]
@@ -75,7 +79,7 @@ async fn a_truncation_that_looks_like_the_end_is_noticed() {
 
 #[tokio::test]
 async fn a_blob_that_is_truncated_every_time_is_given_up_and_resumed_later() {
-    for told in [Told::Length, Told::Nothing] {
+    join_all([Told::Length, Told::Nothing].map(async |told| {
         let hub = FakeHub::start().await;
         let stage = Stage::with(hub, told, |upstream| upstream.retries = 2).await;
         stage.cdn().fault(Fault::Truncate(At::Byte(1000)));
@@ -83,12 +87,13 @@ async fn a_blob_that_is_truncated_every_time_is_given_up_and_resumed_later() {
         stage.assert_asked([fetch(), resume(1000), resume(2000)]);
         stage.assert_part_kept();
         stage.assert_next_pull([resume(3000)]).await;
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]
 async fn a_blob_without_a_single_byte_is_given_up() {
-    for told in [Told::Length, Told::Nothing] {
+    join_all([Told::Length, Told::Nothing].map(async |told| {
         let hub = FakeHub::start().await;
         let stage = Stage::with(hub, told, |upstream| upstream.retries = 1).await;
         stage.cdn().fault(Fault::Truncate(At::Byte(0)));
@@ -96,7 +101,8 @@ async fn a_blob_without_a_single_byte_is_given_up() {
         stage.assert_asked([fetch(), fetch()]);
         stage.assert_nothing_kept();
         stage.assert_next_pull([fetch()]).await;
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]
@@ -174,67 +180,73 @@ async fn a_missing_length_is_no_fault() {
 
 #[tokio::test]
 async fn a_reset_at_60_percent_is_resumed() {
-    for stage in Stage::both().await {
+    join_all(Stage::both().await.map(async |stage| {
         stage.cdn().times(1).fault(Fault::Reset(At::Percent(60)));
         stage.assert_complete(&stage.pull().await);
         stage.assert_asked([fetch(), resume(stage.at(60))]);
         stage.assert_next_pull(NOTHING).await;
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]
 async fn a_reset_of_a_blob_without_a_length_is_resumed() {
-    for stage in Stage::both().await {
+    join_all(Stage::both().await.map(async |stage| {
         stage.cdn().times(1).fault(Fault::Chunked);
         stage.cdn().times(1).fault(Fault::Reset(At::Percent(60)));
         stage.assert_complete(&stage.pull().await);
         stage.assert_asked([fetch(), resume(stage.at(60))]);
         stage.assert_next_pull(NOTHING).await;
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]
 async fn three_resets_are_resumed_three_times() {
-    for stage in Stage::both().await {
+    join_all(Stage::both().await.map(async |stage| {
         stage.cdn().times(3).fault(Fault::Reset(At::Byte(100_000)));
         stage.assert_complete(&stage.pull().await);
         stage.assert_asked([fetch(), resume(100_000), resume(200_000), resume(300_000)]);
         stage.assert_next_pull(NOTHING).await;
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]
 async fn a_reset_before_the_answer_is_tried_again() {
-    for stage in Stage::both().await {
+    join_all(Stage::both().await.map(async |stage| {
         stage.registry().times(1).fault(Fault::Reset(At::Head));
         stage.cdn().times(1).fault(Fault::Reset(At::Head));
         stage.assert_complete(&stage.pull().await);
         stage.assert_asked([at_registry(), fetch(), fetch()]);
         stage.assert_next_pull(NOTHING).await;
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]
 async fn a_stall_is_broken_off_and_resumed() {
-    for told in [Told::Length, Told::Nothing] {
+    join_all([Told::Length, Told::Nothing].map(async |told| {
         let stage = stalling(told, 5).await;
         stage.cdn().times(1).fault(Fault::Stall(At::Percent(60)));
         stage.assert_complete(&stage.pull().await);
         stage.assert_asked([fetch(), resume(stage.at(60))]);
         stage.assert_next_pull(NOTHING).await;
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]
 async fn a_stall_that_comes_back_is_given_up_and_resumed_later() {
-    for told in [Told::Length, Told::Nothing] {
+    join_all([Told::Length, Told::Nothing].map(async |told| {
         let stage = stalling(told, 1).await;
         stage.cdn().fault(Fault::Stall(At::Byte(100_000)));
         stage.assert_not_delivered(&stage.pull().await);
         stage.assert_asked([fetch(), resume(100_000)]);
         stage.assert_part_kept();
         stage.assert_next_pull([resume(200_000)]).await;
-    }
+    }))
+    .await;
 }
 
 /// Half a second without a byte is too long.
@@ -261,27 +273,29 @@ async fn a_slow_drip_is_no_stall() {
 
 #[tokio::test]
 async fn a_burst_of_5xx_at_the_cdn_is_outlasted() {
-    for stage in Stage::both().await {
+    join_all(Stage::both().await.map(async |stage| {
         stage.cdn().times(2).fault(Fault::status(503));
         stage.assert_complete(&stage.pull().await);
         stage.assert_asked([fetch(), fetch(), fetch()]);
         stage.assert_next_pull(NOTHING).await;
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]
 async fn a_burst_of_5xx_at_the_registry_is_outlasted() {
-    for stage in Stage::both().await {
+    join_all(Stage::both().await.map(async |stage| {
         stage.registry().times(2).fault(Fault::status(502));
         stage.assert_complete(&stage.pull().await);
         stage.assert_asked([at_registry(), at_registry(), fetch()]);
         stage.assert_next_pull(NOTHING).await;
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]
 async fn a_burst_of_5xx_in_the_middle_of_a_blob_is_outlasted() {
-    for stage in Stage::both().await {
+    join_all(Stage::both().await.map(async |stage| {
         let at = stage.at(60);
         stage.cdn().times(1).fault(Fault::Reset(At::Percent(60)));
         let ranged = || stage.cdn().ranged(true);
@@ -289,12 +303,13 @@ async fn a_burst_of_5xx_in_the_middle_of_a_blob_is_outlasted() {
         stage.assert_complete(&stage.pull().await);
         stage.assert_asked([fetch(), resume(at), resume(at), resume(at)]);
         stage.assert_next_pull(NOTHING).await;
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]
 async fn a_cdn_that_fails_every_time_is_named() {
-    for told in [Told::Length, Told::Nothing] {
+    join_all([Told::Length, Told::Nothing].map(async |told| {
         let hub = FakeHub::start().await;
         let stage = Stage::with(hub, told, |upstream| upstream.retries = 1).await;
         stage.cdn().fault(Fault::status(500));
@@ -304,12 +319,13 @@ async fn a_cdn_that_fails_every_time_is_named() {
         stage.assert_asked([fetch(), fetch()]);
         stage.assert_nothing_kept();
         stage.assert_next_pull([fetch()]).await;
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]
 async fn a_signature_that_has_expired_is_renewed() {
-    for stage in Stage::both().await {
+    join_all(Stage::both().await.map(async |stage| {
         let gate = stage.registry().times(1).hold(At::Head);
         let expired = async {
             gate.wait_for(1).await;
@@ -320,12 +336,13 @@ async fn a_signature_that_has_expired_is_renewed() {
         stage.assert_complete(&answer);
         stage.assert_asked([fetch(), fetch()]);
         stage.assert_next_pull(NOTHING).await;
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]
 async fn a_rate_limit_on_blobs_is_an_error_at_the_start_and_a_pause_in_the_middle() {
-    for stage in Stage::both().await {
+    join_all(Stage::both().await.map(async |stage| {
         let (code, retry_after) = (429, Some(7));
         stage.registry().fault(Fault::Status { code, retry_after });
         let answer = stage.pull().await;
@@ -344,7 +361,8 @@ async fn a_rate_limit_on_blobs_is_an_error_at_the_start_and_a_pause_in_the_middl
         let limited = format!("{} bytes={at}-", at_registry()[0]);
         stage.assert_asked([fetch(), line(&limited), resume(at)]);
         stage.assert_next_pull(NOTHING).await;
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]
@@ -398,12 +416,13 @@ async fn the_cdn_is_never_given_authorization() {
 
 #[tokio::test]
 async fn an_answer_that_says_no_content_is_not_a_blob() {
-    for stage in Stage::both().await {
+    join_all(Stage::both().await.map(async |stage| {
         stage.cdn().fault(Fault::status(204));
         let answer = stage.pull().await;
         assert_error(&answer, 502, "UNKNOWN", &host(&stage.hub, Origin::Cdn));
         stage.assert_asked([at_registry(), at_cdn()]);
         stage.assert_nothing_kept();
         stage.assert_next_pull([fetch()]).await;
-    }
+    }))
+    .await;
 }
