@@ -19,7 +19,7 @@ use std::time::Duration;
 use mirror::config::{Settings, UpstreamSettings};
 use mirror::sys::secret::Secret;
 
-use crate::client::{End, Response};
+use crate::client::{Download, End, Response};
 use crate::mirror::TestMirror;
 use crate::support::{Blob, FakeHub, Image, ImageSpec, Origin, Rule};
 
@@ -108,6 +108,12 @@ impl Stage {
     async fn pull(&self) -> Response {
         let pull = self.mirror.blob(NGINX, &self.layer().digest);
         tokio::time::timeout(PATIENCE, pull).await.unwrap()
+    }
+
+    /// A client that asks for the layer, and reads as its test says.
+    async fn begin(&self) -> Download {
+        let path = format!("/v2/{NGINX}/blobs/{}", self.layer().digest);
+        Download::begin(&self.mirror.url(&path), &[]).await
     }
 
     /// What the upstream was asked since the last call.

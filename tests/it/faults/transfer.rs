@@ -5,8 +5,8 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use super::{
-    EXCESS, NOTHING, Stage, Told, assert_error, assert_not_delivered, at_cdn, at_registry, fetch,
-    host, line, resume, token,
+    EXCESS, HELD_BACK, NOTHING, Stage, Told, assert_error, assert_not_delivered, at_cdn,
+    at_registry, fetch, host, line, resume, token,
 };
 use crate::client::End;
 use crate::support::{At, FakeHub, Fault, Origin};
@@ -22,6 +22,26 @@ async fn a_flipped_bit_is_never_delivered_as_complete() {
             stage.assert_nothing_kept();
             stage.hub.clear_faults();
         }
+        stage.assert_next_pull([fetch()]).await;
+    }))
+    .await;
+}
+
+#[tokio::test]
+async fn all_but_the_tail_is_delivered_before_the_end_and_the_tail_not_before_the_digest() {
+    join_all(Stage::both().await.map(async |stage| {
+        let length = stage.layer().bytes.len();
+        let gate = stage.cdn().times(1).hold(At::Percent(99));
+        let at = length as u64 - 1;
+        stage.cdn().times(1).fault(Fault::FlipBit { at });
+        let mut client = stage.begin().await;
+        client.receive(length - HELD_BACK).await;
+        gate.release();
+        let answer = client.finish().await;
+        stage.assert_tail_held_back(&answer, Some(length - 1));
+        assert_eq!(answer.body.len(), length - HELD_BACK);
+        stage.assert_asked([fetch()]);
+        stage.assert_nothing_kept();
         stage.assert_next_pull([fetch()]).await;
     }))
     .await;
