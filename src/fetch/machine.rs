@@ -146,12 +146,17 @@ impl Machine {
             UpstreamError::BadAnswer { .. } if self.inherited => Step::Restart,
             error if is_beyond_the_end(&error) && self.inherited => Step::Restart,
             error if is_beyond_the_end(&error) => Step::End(FetchError::Upstream(error)),
-            // At the very start a bad answer is the answer; in the middle another try may do better.
+            // At the very start a bad answer is the answer. In the middle another try may do better.
             UpstreamError::BadAnswer { .. } | UpstreamError::RateLimited { .. }
                 if self.received == 0 =>
             {
                 Step::End(FetchError::Upstream(error))
             }
+            // Silence lasts as long as the time limit each time, and somebody waits: it is put up with once more.
+            UpstreamError::Unreachable {
+                phase: Phase::FirstByte,
+                ..
+            } if self.received == 0 && self.failures > 0 => Step::End(FetchError::Upstream(error)),
             error => self.failed(error),
         }
     }
@@ -388,6 +393,27 @@ mod tests {
             continued.open_failed(status(416)),
             Step::End(FetchError::Upstream(_))
         ));
+    }
+
+    #[test]
+    fn silence_at_the_very_start_is_put_up_with_once_more() {
+        let silence = || UpstreamError::Unreachable {
+            host: "registry".into(),
+            phase: Phase::FirstByte,
+            reason: "no answer".into(),
+        };
+        for (received, patience) in [(0, 1), (6, 5)] {
+            let mut machine = Machine::new(None, 0, 5);
+            machine.opened(CDN, 0, Some(10));
+            machine.chunk(received).unwrap();
+            for _ in 0..patience {
+                assert!(matches!(machine.open_failed(silence()), Step::Open { .. }));
+            }
+            assert!(matches!(
+                machine.open_failed(silence()),
+                Step::End(FetchError::Upstream(_))
+            ));
+        }
     }
 
     #[test]
