@@ -122,7 +122,8 @@ pub trait Index: Debug + Send + Sync {
         digest: Digest,
     ) -> Result<Option<Membership>, IndexError>;
 
-    /// Records that a digest belongs to a repository. A size that is known already stays.
+    /// Records that a digest belongs to a repository. A known size stays unless another one is stated: the newest
+    /// manifest counts.
     fn insert_member(
         &self,
         repository: &RepositoryKey,
@@ -134,7 +135,7 @@ pub trait Index: Debug + Send + Sync {
     fn list(&self, repository: &RepositoryKey, key: &str)
     -> Result<Option<ListRecord>, IndexError>;
 
-    /// Keeps a list under a key, replacing the former one.
+    /// Keeps a list under a key, replacing the former one. The lists that were fetched longest ago give way.
     fn set_list(
         &self,
         repository: &RepositoryKey,

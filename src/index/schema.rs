@@ -5,6 +5,8 @@ use std::path::Path;
 use rusqlite::backup::Progress;
 use rusqlite::{Connection, MAIN_DB, OptionalExtension as _, params};
 
+use crate::sys::fs::{Disk as _, OsDisk};
+
 /// The migrations in order: the n-th leads from schema n to schema n + 1. Never edit one that was released.
 pub(super) const MIGRATIONS: &[&str] = &["
     CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -46,6 +48,7 @@ pub(super) const MIGRATIONS: &[&str] = &["
         fetched INTEGER NOT NULL,
         PRIMARY KEY (repository, key)
     );
+    CREATE INDEX list_by_age ON list (fetched);
 "];
 
 const CURRENT: &str = env!("CARGO_PKG_VERSION");
@@ -78,6 +81,7 @@ pub(super) fn migrate(
     }
     if found > 0 {
         let copy = path.with_extension(format!("sqlite3.v{found}.backup"));
+        create_private(&copy);
         connection.backup(MAIN_DB, copy, None::<fn(Progress)>)?;
     }
     let transaction = connection.transaction()?;
@@ -89,6 +93,13 @@ pub(super) fn migrate(
     transaction.pragma_update(None, "user_version", reached)?;
     transaction.commit()?;
     Ok(Migrated::Current)
+}
+
+/// Makes the copy readable by this user alone, as `SQLite` would not. If that fails, so will the copying.
+fn create_private(copy: &Path) {
+    if let Err(error) = OsDisk.create(copy) {
+        tracing::debug!(copy = %copy.display(), %error, "the copy of the index is not created beforehand");
+    }
 }
 
 /// Notes which version last opened the index, unless it is noted already: most starts write nothing.

@@ -22,6 +22,9 @@ const READERS: usize = 2;
 const BUSY: Duration = Duration::from_secs(10);
 const STATEMENTS: usize = 32;
 
+/// How many lists are kept; those fetched longest ago give way. Anyone may ask for the referrers of anything.
+const LISTS: i64 = 10_000;
+
 /// An index in one `SQLite` file.
 #[derive(Debug)]
 pub struct SqliteIndex {
@@ -266,9 +269,12 @@ impl Index for SqliteIndex {
             let sql = "INSERT INTO list (repository, key, bytes, fetched) VALUES (?1, ?2, ?3, ?4)
                        ON CONFLICT (repository, key) DO UPDATE SET bytes = excluded.bytes, fetched = excluded.fetched";
             let fetched = signed(list.fetched.as_millis());
-            writer.prepare_cached(sql)?.execute(params![repository, key, list.bytes.as_ref(), fetched])
-        })?;
-        Ok(())
+            writer.prepare_cached(sql)?.execute(params![repository, key, list.bytes.as_ref(), fetched])?;
+            let sql = "DELETE FROM list WHERE fetched <
+                       (SELECT fetched FROM list ORDER BY fetched DESC LIMIT 1 OFFSET ?1)";
+            writer.prepare_cached(sql)?.execute(params![LISTS - 1])?;
+            Ok(())
+        })
     }
 }
 
@@ -291,7 +297,7 @@ fn insert_member(
 ) -> rusqlite::Result<()> {
     let sql = "INSERT INTO member (repository, digest, size) VALUES (?1, ?2, ?3)
                ON CONFLICT (repository, digest) DO UPDATE SET size = excluded.size
-               WHERE member.size IS NULL AND excluded.size IS NOT NULL";
+               WHERE excluded.size IS NOT NULL AND member.size IS NOT excluded.size";
     writer
         .prepare_cached(sql)?
         .execute(params![repository, text(digest), size.map(signed)])?;
@@ -356,6 +362,38 @@ fn timestamp(row: &Row<'_>, column: usize) -> rusqlite::Result<Timestamp> {
 mod tests {
     use super::*;
     use crate::index::suite;
+
+    #[test]
+    fn the_lists_that_were_fetched_longest_ago_give_way() {
+        let directory = tempfile::tempdir().unwrap();
+        let index = SqliteIndex::open(&directory.path().join("index.sqlite3")).unwrap();
+        let key = suite::repository("library/listed");
+        let list = |at| ListRecord {
+            bytes: Bytes::new(),
+            fetched: Timestamp::from_millis(at),
+        };
+        index.set_list(&key, "first", &list(1)).unwrap();
+        index
+            .write(|writer| {
+                let sql = "WITH RECURSIVE n(i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
+                           INSERT INTO list (repository, key, bytes, fetched) SELECT 1, i, x'', i FROM n";
+                writer.execute(sql, params![LISTS])
+            })
+            .unwrap();
+        assert!(index.list(&key, "first").unwrap().is_some());
+        let last = list(unsigned_of(LISTS) + 1);
+        index.set_list(&key, "last", &last).unwrap();
+        assert_eq!(index.list(&key, "first").unwrap(), None);
+        assert_eq!(index.list(&key, "last").unwrap(), Some(last));
+        let count: i64 = index
+            .read(|reader| reader.query_row("SELECT count(*) FROM list", [], |row| row.get(0)))
+            .unwrap();
+        assert_eq!(count, LISTS);
+    }
+
+    fn unsigned_of(number: i64) -> u64 {
+        number.unsigned_abs()
+    }
 
     #[test]
     fn passes_the_suite() {

@@ -15,7 +15,7 @@ pub(crate) fn run<I: Index>(open: &dyn Fn() -> I) {
     a_manifest_brings_its_members_and_its_tag(&open());
     the_first_media_type_of_a_manifest_stays(&open());
     membership_is_of_one_repository(&open());
-    a_known_size_stays(&open());
+    a_known_size_stays_until_another_is_stated(&open());
     lists_are_replaced(&open());
     tags_survive_reopening(open);
 }
@@ -126,15 +126,18 @@ fn membership_is_of_one_repository(index: &impl Index) {
     assert_eq!(index.member(&elsewhere, digest(60)).unwrap(), None);
 }
 
-fn a_known_size_stays(index: &impl Index) {
+fn a_known_size_stays_until_another_is_stated(index: &impl Index) {
     let key = repository("library/sized");
-    for size in [None, Some(5), None, Some(6)] {
+    for (size, known) in [
+        (None, None),
+        (Some(5), Some(5)),
+        (None, Some(5)),
+        (Some(6), Some(6)),
+    ] {
         index.insert_member(&key, digest(70), size).unwrap();
+        let found = index.member(&key, digest(70)).unwrap();
+        assert_eq!(found, Some(Membership { size: known }));
     }
-    assert_eq!(
-        index.member(&key, digest(70)).unwrap(),
-        Some(Membership { size: Some(5) })
-    );
 }
 
 fn lists_are_replaced(index: &impl Index) {

@@ -149,8 +149,11 @@ impl Inner {
                 Ok(told)
             }
         };
-        let (answer, _) = self.proving.run((name.clone(), digest), question).await;
-        answer.unwrap_or(Err(Failure::Closing))
+        let (answer, _) = self
+            .proving_blobs
+            .run((name.clone(), digest), question)
+            .await;
+        answer.unwrap_or(Err(Failure::Busy))
     }
 }
 

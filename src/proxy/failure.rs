@@ -23,8 +23,8 @@ pub(super) enum Failure {
     Fetch(Arc<FetchError>),
     /// The index or the disk failed.
     Local(Arc<str>),
-    /// The question's task died with the process.
-    Closing,
+    /// The question was not asked to the end: too many are under way, or the process is closing.
+    Busy,
 }
 
 /// What the client asked for, to say what is unknown.
@@ -105,8 +105,8 @@ impl Failure {
             Self::Local(reason) => RegistryError::Internal {
                 message: reason.to_string(),
             },
-            Self::Closing => RegistryError::Unreachable {
-                message: "the server is shutting down; try again".to_owned(),
+            Self::Busy => RegistryError::Unreachable {
+                message: "the server is too busy, or about to end; try again".to_owned(),
             },
         }
     }
@@ -118,7 +118,7 @@ impl std::fmt::Display for Failure {
             Self::Upstream(error) => error.fmt(f),
             Self::Bad(reason) | Self::Local(reason) => f.write_str(reason),
             Self::Fetch(error) => error.fmt(f),
-            Self::Closing => f.write_str("the server is shutting down"),
+            Self::Busy => f.write_str("too many questions are under way"),
         }
     }
 }

@@ -172,7 +172,7 @@ impl Inner {
             }
         };
         let (answer, role) = self.listing.run((name.clone(), key.to_owned()), kept).await;
-        let list = answer.unwrap_or(Err(Failure::Closing))?;
+        let list = answer.unwrap_or(Err(Failure::Busy))?;
         let outcome = match role {
             Role::Leader => Outcome::Miss(MissReason::Absent),
             Role::Follower => Outcome::Coalesced,
@@ -184,28 +184,27 @@ impl Inner {
     async fn ask_tags(&self, name: &RepositoryName) -> Result<Bytes, Failure> {
         let (mut tags, mut last) = (Vec::new(), None::<String>);
         for _ in 0..PAGES_LIMIT {
-            let page = self
-                .parts
-                .upstream
-                .tags(name, Some(PAGE), last.as_deref())
-                .await?;
+            let upstream = &self.parts.upstream;
+            let page = upstream.tags(name, Some(PAGE), last.as_deref()).await?;
             tags.extend(page.tags);
             if tags.len() > TAGS_LIMIT {
-                let reason = format!(
-                    "{} lists more than {TAGS_LIMIT} tags for {name}",
-                    self.upstream_name()
-                );
-                return Err(Failure::bad(reason));
+                break;
             }
             // A page that does not advance would be asked for for ever.
             match page.next_last {
                 Some(next) if last.as_ref() != Some(&next) => last = Some(next),
-                _ => break,
+                _ => {
+                    tags.sort_unstable();
+                    tags.dedup();
+                    return encode(&tags);
+                }
             }
         }
-        tags.sort_unstable();
-        tags.dedup();
-        encode(&tags)
+        // Half a list would be taken for the whole.
+        Err(Failure::bad(format!(
+            "{} lists more tags of {name} than are kept: {TAGS_LIMIT}, in {PAGES_LIMIT} pages",
+            self.upstream_name()
+        )))
     }
 
     /// The referrers by the upstream's API or, where it has none, by the tag that stands in for it.
@@ -225,7 +224,7 @@ impl Inner {
             Ok(body) => self
                 .keep(name, body, None, None)
                 .await
-                .map(|manifest| manifest.bytes),
+                .and_then(|manifest| entries(&manifest.bytes).map(|_| manifest.bytes)),
             Err(error) => match Failure::from(error) {
                 failure if failure.is_absence() => encode(&index(&[])),
                 failure => Err(failure),

@@ -27,7 +27,9 @@ impl Inner {
             if self.member(name, digest).await.map_err(failed)?.is_some() {
                 return Ok(self.answer(held, Outcome::Hit));
             }
-            self.prove_manifest(name, digest).await.map_err(failed)?;
+            self.prove_manifest(name, digest, held.bytes.len() as u64)
+                .await
+                .map_err(failed)?;
             return Ok(self.answer(held, Outcome::Revalidated));
         }
         let (fetched, role) = self.fetch_manifest(name, digest).await.map_err(failed)?;
@@ -87,26 +89,29 @@ impl Inner {
         }
     }
 
-    /// Asks the upstream by `HEAD`, with the repository's own rights, whether it has a manifest that is held here.
+    /// Asks the upstream by `HEAD`, with the repository's own rights, whether it has a manifest that is held here
+    /// with `size` bytes.
     async fn prove_manifest(
         self: &Arc<Self>,
         name: &RepositoryName,
         digest: Digest,
+        size: u64,
     ) -> Result<(), Failure> {
         let question = || {
             let (inner, name) = (Arc::clone(self), name.clone());
             async move {
-                let head = inner
-                    .parts
-                    .upstream
-                    .head_manifest(&name, &digest.into())
-                    .await?;
-                inner.admit(&name, digest, head.size).await;
-                Ok(head.size)
+                let upstream = &inner.parts.upstream;
+                upstream.head_manifest(&name, &digest.into()).await?;
+                // The length that the upstream names is not proved by that, the one held here is.
+                inner.admit(&name, digest, Some(size)).await;
+                Ok(())
             }
         };
-        let (answer, _) = self.proving.run((name.clone(), digest), question).await;
-        answer.unwrap_or(Err(Failure::Closing)).map(drop)
+        let (answer, _) = self
+            .proving_manifests
+            .run((name.clone(), digest), question)
+            .await;
+        answer.unwrap_or(Err(Failure::Busy))
     }
 
     /// Fetches a manifest by digest, once however many ask.
@@ -136,7 +141,7 @@ impl Inner {
         };
         let (answer, role) = self.fetching.run((name.clone(), digest), question).await;
         answer
-            .unwrap_or(Err(Failure::Closing))
+            .unwrap_or(Err(Failure::Busy))
             .map(|manifest| (manifest, role))
     }
 

@@ -85,7 +85,8 @@ struct Inner {
     memory: Memory,
     resolving: Once<(RepositoryName, Tag), Resolved>,
     fetching: Once<(RepositoryName, Digest), ManifestContent>,
-    proving: Once<(RepositoryName, Digest), Option<u64>>,
+    proving_manifests: Once<(RepositoryName, Digest), ()>,
+    proving_blobs: Once<(RepositoryName, Digest), Option<u64>>,
     listing: Once<(RepositoryName, String), FetchedList>,
 }
 
@@ -97,7 +98,8 @@ impl Proxy {
             memory: Memory::new(settings.memory),
             resolving: SingleFlight::new(tasks()),
             fetching: SingleFlight::new(tasks()),
-            proving: SingleFlight::new(tasks()),
+            proving_manifests: SingleFlight::new(tasks()),
+            proving_blobs: SingleFlight::new(tasks()),
             listing: SingleFlight::new(tasks()),
             parts,
             settings,

@@ -132,7 +132,7 @@ impl Inner {
             .resolving
             .run((name.clone(), tag.clone()), question)
             .await;
-        let mut resolved = answer.unwrap_or(Err(Failure::Closing))?;
+        let mut resolved = answer.unwrap_or(Err(Failure::Busy))?;
         if role == Role::Follower {
             resolved.outcome = Outcome::Coalesced;
         }

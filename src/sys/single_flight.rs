@@ -12,6 +12,9 @@ use tokio::sync::watch;
 
 use super::tasks::Tasks;
 
+/// How many keys may be under way. Beyond that a question is not begun: each may wait long, and anyone may ask.
+const RUNNING: usize = 4096;
+
 type Waiting<V> = watch::Receiver<Option<V>>;
 
 /// Whether a caller started the work or joined a run that another had started.
@@ -44,12 +47,15 @@ where
 
     /// Joins the run for `key`, starting it with `work` when there is none.
     ///
-    /// Yields `None` only when the work itself died (it panicked, or the process is closing).
+    /// Yields `None` when the work was not begun because too much is under way, and when it died: it panicked, or the
+    /// process is closing.
     pub async fn run<F>(&self, key: K, work: impl FnOnce() -> F) -> (Option<V>, Role)
     where
         F: Future<Output = V> + Send + 'static,
     {
-        let (mut waiting, role) = self.join(key, work);
+        let Some((mut waiting, role)) = self.join(key, work) else {
+            return (None, Role::Follower);
+        };
         let value = match waiting.wait_for(Option::is_some).await {
             Ok(value) => value.clone(),
             Err(_) => None,
@@ -57,13 +63,16 @@ where
         (value, role)
     }
 
-    fn join<F>(&self, key: K, work: impl FnOnce() -> F) -> (Waiting<V>, Role)
+    fn join<F>(&self, key: K, work: impl FnOnce() -> F) -> Option<(Waiting<V>, Role)>
     where
         F: Future<Output = V> + Send + 'static,
     {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(waiting) = running.get(&key) {
-            return (waiting.clone(), Role::Follower);
+            return Some((waiting.clone(), Role::Follower));
+        }
+        if running.len() >= RUNNING {
+            return None;
         }
         let (sender, waiting) = watch::channel(None);
         running.insert(key.clone(), waiting.clone());
@@ -84,7 +93,7 @@ where
             drop(entry);
             sender.send_replace(Some(value));
         });
-        (waiting, Role::Leader)
+        Some((waiting, Role::Leader))
     }
 }
 
@@ -165,5 +174,16 @@ mod tests {
             flights.run(1, || async { 7 }).await,
             (Some(7), Role::Leader)
         );
+    }
+
+    #[tokio::test]
+    async fn beyond_the_limit_nothing_is_begun_and_what_runs_is_joined() {
+        let flights: SingleFlight<usize, ()> = SingleFlight::new(Tasks::new());
+        let begin = |key| flights.join(key, std::future::pending::<()>);
+        assert!((0..RUNNING).all(|key| begin(key).is_some()));
+        assert!(begin(RUNNING).is_none());
+        assert!(begin(0).is_some_and(|(_, role)| role == Role::Follower));
+        let refused = flights.run(RUNNING, || std::future::ready(())).await;
+        assert_eq!(refused, (None, Role::Follower));
     }
 }
