@@ -102,22 +102,11 @@ fn not_started(error: &AppError) -> Failure {
     Failure::new(exit, diagnostic)
 }
 
-/// Says where the mirror is, what it mirrors, and what whoever runs it should know.
+/// Says where the mirror is.
 fn announce(app: &App, settings: &Settings) {
     let addresses = app.addresses().unwrap_or_default();
     for address in &addresses {
         tracing::info!(%address, dir = %settings.storage.dir.display(), "mirror {} is ready", env!("CARGO_PKG_VERSION"));
-    }
-    for (name, upstream) in &settings.upstreams {
-        if let Some(username) = &upstream.username {
-            tracing::warn!(
-                upstream = name,
-                username,
-                "anyone who reaches this mirror can pull whatever {username:?} may pull from {name}, private \
-                 repositories included; listen where only trusted clients are, or use an account without private \
-                 repositories"
-            );
-        }
     }
 }
 

@@ -9,7 +9,7 @@ use super::value::Value;
 use super::{Assignment, DEFAULT_UPSTREAM, Diagnostic, Finding, Place, suggest};
 
 /// Variables that other parts of the program read.
-const OTHER_VARIABLES: [&str; 2] = ["MIRROR_CONFIG", "MIRROR_TOKEN"];
+const OTHER_VARIABLES: [&str; 1] = ["MIRROR_CONFIG"];
 
 /// What the process was started with besides its arguments.
 #[derive(Clone)]

@@ -107,7 +107,7 @@ struct Download<'a> {
 impl<'a> Download<'a> {
     /// Resumes the part that is kept, or starts with an empty spool.
     async fn prepare(shared: &'a Arc<Shared>, flight: &'a Arc<Flight>) -> Result<Self, FetchError> {
-        let source = current(flight)?;
+        let (source, size) = current(flight)?;
         let part = match shared.parts.take(flight.digest) {
             Some(part) => part,
             None => Part {
@@ -120,7 +120,7 @@ impl<'a> Download<'a> {
                 received: 0,
             },
         };
-        let machine = Machine::new(flight.size, part.received, source.retries());
+        let machine = Machine::new(size, part.received, source.retries());
         let sink = Sink::new(Arc::clone(&part.spool.file), part.hasher, part.received);
         let spool = Some(part.spool);
         Ok(Self {
@@ -146,6 +146,12 @@ impl<'a> Download<'a> {
                 }
                 Step::NextSource(_) => self.machine.start(),
                 Step::Restart => self.restart().await?,
+                // One repository's manifest lies about the length. That is no reason to fail the others.
+                Step::End(FetchError::Length { .. })
+                    if self.machine.is_untouched() && self.shared.next_source(self.flight) =>
+                {
+                    self.restart().await?
+                }
                 Step::Verify => return self.verify().await,
                 Step::End(error) => return Err(error),
             };
@@ -154,7 +160,7 @@ impl<'a> Download<'a> {
 
     async fn open(&mut self, offset: u64, backoff: Duration) -> Result<Step, FetchError> {
         self.body = None;
-        let source = current(self.flight)?;
+        let (source, _) = current(self.flight)?;
         self.stall = source.stall();
         let opening = async {
             if !backoff.is_zero() {
@@ -352,7 +358,7 @@ enum Next {
     Deserted,
 }
 
-fn current(flight: &Flight) -> Result<Arc<dyn Source>, FetchError> {
+fn current(flight: &Flight) -> Result<(Arc<dyn Source>, Option<u64>), FetchError> {
     flight.source().ok_or(FetchError::Closing)
 }
 

@@ -38,26 +38,27 @@ pub(super) enum Progress {
     },
 }
 
+/// Who can be asked, each with the length that a manifest of its repository states. The first is in use.
+type Sources = VecDeque<(Arc<dyn Source>, Option<u64>)>;
+
 /// A running download.
 pub(super) struct Flight {
     pub(super) digest: Digest,
-    pub(super) size: Option<u64>,
     pub(super) progress: watch::Sender<Progress>,
     /// Signalled when the last reader leaves.
     pub(super) unread: Notify,
     readers: AtomicUsize,
-    sources: Mutex<VecDeque<Arc<dyn Source>>>,
+    sources: Mutex<Sources>,
 }
 
 impl Flight {
     pub(super) fn new(digest: Digest, size: Option<u64>, source: Arc<dyn Source>) -> Self {
         Self {
             digest,
-            size,
             progress: watch::Sender::new(Progress::Opening),
             unread: Notify::new(),
             readers: AtomicUsize::new(0),
-            sources: Mutex::new(VecDeque::from([source])),
+            sources: Mutex::new(VecDeque::from([(source, size)])),
         }
     }
 
@@ -66,16 +67,16 @@ impl Flight {
     }
 
     /// Remembers a further source, for when the present one is refused.
-    pub(super) fn offer(&self, source: Arc<dyn Source>) {
+    pub(super) fn offer(&self, source: Arc<dyn Source>, size: Option<u64>) {
         let mut sources = self.sources();
         let name = source.name();
-        if sources.len() < SPARE_SOURCES && sources.iter().all(|known| known.name() != name) {
-            sources.push_back(source);
+        if sources.len() < SPARE_SOURCES && sources.iter().all(|(known, _)| known.name() != name) {
+            sources.push_back((source, size));
         }
     }
 
-    /// The source in use.
-    pub(super) fn source(&self) -> Option<Arc<dyn Source>> {
+    /// The source in use, and the length that its repository states.
+    pub(super) fn source(&self) -> Option<(Arc<dyn Source>, Option<u64>)> {
         self.sources().front().cloned()
     }
 
@@ -86,7 +87,7 @@ impl Flight {
         !sources.is_empty()
     }
 
-    fn sources(&self) -> MutexGuard<'_, VecDeque<Arc<dyn Source>>> {
+    fn sources(&self) -> MutexGuard<'_, Sources> {
         self.sources.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -81,6 +81,11 @@ impl Machine {
         self.total
     }
 
+    /// Whether nothing has come yet.
+    pub(super) const fn is_untouched(&self) -> bool {
+        self.received == 0
+    }
+
     /// How many bytes are still missing, if that is known.
     pub(super) fn missing(&self) -> Option<u64> {
         self.total.map(|total| total.saturating_sub(self.received))

@@ -36,7 +36,7 @@ use metrics::Ends;
 use part::Parts;
 
 /// How many sources a flight remembers beside the one it uses.
-const SPARE_SOURCES: usize = 16;
+const SPARE_SOURCES: usize = 64;
 
 /// Opens one blob at an upstream, with one repository's rights.
 pub trait Source: Send + Sync {
@@ -176,7 +176,7 @@ impl Fetch {
     pub fn join(&self, digest: Digest, size: Option<u64>, source: Arc<dyn Source>) -> Reader {
         let mut flights = self.shared.flights();
         if let Some(flight) = flights.get(&digest) {
-            flight.offer(source);
+            flight.offer(source, size);
             return Reader::join(Arc::clone(flight), Role::Follower);
         }
         let flight = Arc::new(Flight::new(digest, size, source));
@@ -188,11 +188,6 @@ impl Fetch {
             .tasks
             .spawn("flight", async move { drive::run(shared, flight).await });
         reader
-    }
-
-    /// Whether a flight for `digest` is under way.
-    pub fn is_running(&self, digest: Digest) -> bool {
-        self.shared.flights().contains_key(&digest)
     }
 
     /// How many flights are under way.

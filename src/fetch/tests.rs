@@ -474,6 +474,19 @@ async fn a_source_that_comes_after_the_last_refusal_is_asked() {
 }
 
 #[tokio::test]
+async fn a_length_that_one_repository_states_wrongly_fails_no_other() {
+    let fixture = Fixture::new(0);
+    let (content, digest) = blob(1000);
+    let liar = Scripted::new("liar", [whole(&content)]);
+    let honest = Scripted::new("honest", [whole(&content)]);
+    let leader = fixture.fetch.join(digest, Some(5), liar.clone());
+    let follower = fixture.fetch.join(digest, Some(1000), honest.clone());
+    assert_eq!(read(follower, None).await.unwrap(), content);
+    drop(leader);
+    assert_eq!((liar.offsets(), honest.offsets()), (vec![0], vec![0]));
+}
+
+#[tokio::test]
 async fn when_every_source_is_refused_all_fail() {
     let fixture = Fixture::new(0);
     let (_, digest) = blob(1000);
@@ -494,10 +507,10 @@ async fn spare_sources_are_bounded_and_told_apart_by_name() {
     let (_, digest) = blob(10);
     let flight = Flight::new(digest, None, Scripted::new("0", []));
     for round in 0..2 * SPARE_SOURCES {
-        flight.offer(Scripted::new(&(round / 2).to_string(), []));
+        flight.offer(Scripted::new(&(round / 2).to_string(), []), None);
     }
     assert_eq!(
-        (0..100).take_while(|_| flight.next_source()).count() + 1,
+        (0..1000).take_while(|_| flight.next_source()).count() + 1,
         SPARE_SOURCES
     );
 }

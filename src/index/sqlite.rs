@@ -381,18 +381,14 @@ mod tests {
             })
             .unwrap();
         assert!(index.list(&key, "first").unwrap().is_some());
-        let last = list(unsigned_of(LISTS) + 1);
-        index.set_list(&key, "last", &last).unwrap();
+        let newest = list(LISTS.unsigned_abs() + 1);
+        index.set_list(&key, "last", &newest).unwrap();
         assert_eq!(index.list(&key, "first").unwrap(), None);
-        assert_eq!(index.list(&key, "last").unwrap(), Some(last));
+        assert_eq!(index.list(&key, "last").unwrap(), Some(newest));
         let count: i64 = index
             .read(|reader| reader.query_row("SELECT count(*) FROM list", [], |row| row.get(0)))
             .unwrap();
         assert_eq!(count, LISTS);
-    }
-
-    fn unsigned_of(number: i64) -> u64 {
-        number.unsigned_abs()
     }
 
     #[test]

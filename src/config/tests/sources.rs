@@ -103,7 +103,6 @@ warning: MIRROR_SPEED means nothing to mirror
 fn variables_that_others_set_are_none_of_our_business() {
     let variables = [
         ("MIRROR_CONFIG", "/nonexistent"),
-        ("MIRROR_TOKEN", "x"),
         ("MIRROR_PORT", "tcp://10.0.0.1:5000"),
         ("MIRROR_PORT_5000_TCP_ADDR", "10.0.0.1"),
         ("MIRROR_SERVICE_HOST", "10.0.0.1"),
