@@ -134,7 +134,14 @@ impl App {
         let directory = DataDirectory::open(&*disk, dir, wait).await?;
         let index: Arc<dyn Index> = Arc::new(SqliteIndex::open(&directory.index())?);
         let store = FsStore::open(Arc::clone(&disk), dir, sync(settings.storage.fsync))?;
-        let blobs = Blobs::new(Arc::new(store), Arc::clone(&index), Arc::clone(&clock));
+        let blobs = Blobs::new(
+            Arc::clone(&disk),
+            dir,
+            Arc::new(store),
+            Arc::clone(&index),
+            Arc::clone(&clock),
+            settings.cache.limits,
+        );
         let swept = blobs.recover().await?;
         if swept > 0 {
             info!(swept, "unfinished downloads of an earlier run were removed");

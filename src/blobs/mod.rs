@@ -6,22 +6,34 @@
 
 mod directory;
 mod read;
+mod space;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tracing::warn;
 
 use crate::index::{BlobRecord, Index, IndexError};
 use crate::oci::Digest;
 use crate::store::{Spool, Store, StoreError};
-use crate::sys::clock::Clock;
-use crate::sys::fs::DiskFile;
+use crate::sys::clock::{Clock, Timestamp};
+use crate::sys::fs::{Disk, DiskFile};
 use crate::sys::tasks;
 
 pub use directory::{DataDirectory, DirectoryError};
 pub use read::{CHUNK, FileBody, read_chunk};
+pub use space::{Limits, NoRoom, Reading, Reservation, ReserveError, Share};
+
+use space::Space;
+
+/// When so many uses are noted they are written, whether it is time or not.
+const USES: usize = 4096;
+
+/// The part of the cap that blobs used again may hold against newcomers.
+const PROTECTED_PERCENT: u64 = 80;
 
 /// Keeps blobs. Clones share everything.
 #[derive(Clone, Debug)]
@@ -29,6 +41,9 @@ pub struct Blobs {
     store: Arc<dyn Store>,
     index: Arc<dyn Index>,
     clock: Arc<dyn Clock>,
+    space: Arc<Space>,
+    /// Uses that are not written yet, so that a warm pull writes nothing.
+    uses: Arc<Mutex<HashMap<Digest, Timestamp>>>,
 }
 
 /// A blob that is held, open for reading. It stays readable when the blob is removed.
@@ -38,6 +53,8 @@ pub struct HeldBlob {
     pub file: Arc<dyn DiskFile>,
     /// Its length in bytes.
     pub size: u64,
+    /// Keeps the bytes counted while they are read.
+    pub reading: Arc<Reading>,
 }
 
 /// What [`Blobs::open`] found.
@@ -64,11 +81,22 @@ pub enum BlobsError {
 
 impl Blobs {
     /// A door to `store` and `index`.
-    pub fn new(store: Arc<dyn Store>, index: Arc<dyn Index>, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(
+        disk: Arc<dyn Disk>,
+        directory: &Path,
+        store: Arc<dyn Store>,
+        index: Arc<dyn Index>,
+        clock: Arc<dyn Clock>,
+        limits: Limits,
+    ) -> Self {
+        let (counted, files) = (Arc::clone(&index), Arc::clone(&store));
+        let space = Arc::new(Space::new(disk, directory, limits, counted, files));
         Self {
             store,
             index,
             clock,
+            space,
+            uses: Arc::default(),
         }
     }
 
@@ -89,7 +117,62 @@ impl Blobs {
             }
             self.store.sweep(leftover)?;
         }
+        self.space.unlink(&self.index.doomed()?)?;
         Ok(leftovers.len())
+    }
+
+    /// Sets space aside for a download, evicting what was used longest ago if need be.
+    pub async fn reserve(&self, bytes: u64) -> Result<Reservation, ReserveError> {
+        let this = self.clone();
+        tasks::blocking(move || {
+            this.settle_uses()?;
+            this.space.reserve(bytes)
+        })
+        .await
+    }
+
+    /// Sets `bytes` more aside for a download whose length is not known.
+    pub async fn extend(
+        &self,
+        mut held: Reservation,
+        bytes: u64,
+    ) -> Result<Reservation, ReserveError> {
+        tasks::blocking(move || held.extend(bytes).map(|()| held)).await
+    }
+
+    /// What the data directory takes now and may take, in bytes.
+    pub async fn figures(&self) -> Result<(u64, u64), ReserveError> {
+        let space = Arc::clone(&self.space);
+        tasks::blocking(move || space.figures()).await
+    }
+
+    /// Notes that a held blob was used. Costs no write; [`write_uses`](Self::write_uses) makes it last.
+    fn note_use(&self, digest: Digest) {
+        let now = self.clock.wall();
+        self.uses().insert(digest, now);
+    }
+
+    /// Writes the uses that were noted since the last time.
+    pub async fn write_uses(&self) -> Result<(), IndexError> {
+        let this = self.clone();
+        tasks::blocking(move || this.settle_uses()).await
+    }
+
+    fn settle_uses(&self) -> Result<(), IndexError> {
+        let uses: Vec<_> = std::mem::take(&mut *self.uses()).into_iter().collect();
+        if uses.is_empty() {
+            return Ok(());
+        }
+        self.index.touch(&uses)?;
+        let Ok((_, cap)) = self.space.figures() else {
+            return Ok(());
+        };
+        self.index
+            .demote(cap / 100 * PROTECTED_PERCENT, self.clock.wall())
+    }
+
+    fn uses(&self) -> MutexGuard<'_, HashMap<Digest, Timestamp>> {
+        self.uses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Opens a blob for reading.
@@ -99,17 +182,27 @@ impl Blobs {
     }
 
     fn lookup(&self, digest: Digest) -> Result<Lookup, BlobsError> {
+        // Before the row is read: from here on an eviction counts the bytes that this reader keeps.
+        let reading = self.space.reading(digest);
         let Some(BlobRecord { size, .. }) = self.index.blob(digest)? else {
             return Ok(Lookup::Absent);
         };
         match self.store.open(digest)? {
             Some(file) if file.size().is_ok_and(|found| found == size) => {
-                Ok(Lookup::Held(HeldBlob { file, size }))
+                self.note_use(digest);
+                if self.uses().len() >= USES {
+                    self.settle_uses()?;
+                }
+                let reading = Arc::new(reading);
+                Ok(Lookup::Held(HeldBlob {
+                    file,
+                    size,
+                    reading,
+                }))
             }
             _ => {
                 warn!(%digest, size, "a blob's file is gone or has another length; it will be fetched again");
-                self.index.remove_blob(digest)?;
-                self.store.remove(digest)?;
+                self.space.remove(&[digest])?;
                 Ok(Lookup::Lost)
             }
         }
@@ -144,7 +237,12 @@ impl Blobs {
     /// The blob is not held then, and nothing of it stays on disk as far as the disk lets us remove it.
     pub async fn commit(&self, spool: Spool, size: u64) -> Result<(), BlobsError> {
         let this = self.clone();
-        tasks::blocking(move || this.publish(&spool, size)).await
+        tasks::blocking(move || this.space.publish(|| this.publish(&spool, size))).await
+    }
+
+    /// Counts a reader of a blob that is about to be committed, until the guard goes.
+    pub fn reading(&self, digest: Digest) -> Arc<Reading> {
+        Arc::new(self.space.reading(digest))
     }
 
     fn publish(&self, spool: &Spool, size: u64) -> Result<(), BlobsError> {
@@ -153,11 +251,7 @@ impl Blobs {
             stored: self.clock.wall(),
         };
         let published = self.store.publish(spool).map_err(BlobsError::from);
-        let recorded = published.and_then(|()| {
-            self.index
-                .insert_blob(spool.digest, record)
-                .map_err(BlobsError::from)
-        });
+        let recorded = published.and_then(|()| Ok(self.index.insert_blob(spool.digest, record)?));
         if recorded.is_err() && self.index.blob(spool.digest)?.is_none() {
             self.store.remove(spool.digest)?;
         }

@@ -13,12 +13,13 @@ use crate::index::SqliteIndex;
 use crate::oci::{Algorithm, Span};
 use crate::registry::{BlobRead as _, Cut};
 use crate::store::{FsStore, Sync};
-use crate::sys::clock::{SystemClock, Timestamp};
+use crate::sys::clock::{ManualClock, Timestamp};
 use crate::sys::fs::{Fault, FaultyDisk, OsDisk};
 
 struct Fixture {
     directory: tempfile::TempDir,
     disk: FaultyDisk,
+    limits: Limits,
 }
 
 impl Fixture {
@@ -26,14 +27,46 @@ impl Fixture {
         Self {
             directory: tempfile::tempdir().unwrap(),
             disk: FaultyDisk::new(Arc::new(OsDisk)),
+            limits: Limits {
+                max_size: Share::Percent(100),
+                min_free: Share::Bytes(0),
+            },
         }
     }
 
+    /// A directory that may take `bytes` besides what its index takes.
+    fn capped(bytes: u64) -> Self {
+        let mut fixture = Self::new();
+        drop(fixture.open());
+        let index: u64 = ["index.sqlite3", "index.sqlite3-wal", "index.sqlite3-shm"]
+            .map(|name| fixture.directory.path().join(name))
+            .iter()
+            .map(|path| std::fs::metadata(path).map_or(0, |found| found.len()))
+            .sum();
+        // A sixteenth is kept as a margin; the index may grow a little while the test runs.
+        let cap = (index + bytes + 512 * 1024) * 16 / 15;
+        fixture.limits.max_size = Share::Bytes(cap);
+        fixture
+    }
+
     fn open(&self) -> Blobs {
+        self.open_with_clock().0
+    }
+
+    fn open_with_clock(&self) -> (Blobs, Arc<ManualClock>) {
+        let clock = ManualClock::starting_at(Timestamp::from_millis(1_000_000));
         let path = self.directory.path();
         let store = FsStore::open(Arc::new(self.disk.clone()), path, Sync::Never).unwrap();
         let index = SqliteIndex::open(&path.join("index.sqlite3")).unwrap();
-        Blobs::new(Arc::new(store), Arc::new(index), SystemClock::new())
+        let blobs = Blobs::new(
+            Arc::new(self.disk.clone()),
+            path,
+            Arc::new(store),
+            Arc::new(index),
+            Arc::<ManualClock>::clone(&clock),
+            self.limits,
+        );
+        (blobs, clock)
     }
 
     /// Every file below `blobs/` and `spool/`.
@@ -218,6 +251,149 @@ async fn a_directory_of_a_newer_format_is_refused_untouched() {
         open().await.unwrap_err(),
         DirectoryError::Unreadable { .. }
     ));
+}
+
+const BLOCK: u64 = 4096;
+const MIB: u64 = 1024 * 1024;
+
+/// Keeps a blob of `size` bytes that are all `seed`, in reserved space.
+async fn fill(
+    blobs: &Blobs,
+    clock: &ManualClock,
+    seed: u8,
+    size: u64,
+) -> Result<Digest, ReserveError> {
+    clock.advance(Duration::from_secs(1));
+    let reservation = blobs.reserve(size).await?;
+    let content = vec![seed; size as usize];
+    keep(blobs, &content).await.unwrap();
+    drop(reservation);
+    Ok(digest(&content))
+}
+
+async fn is_held(blobs: &Blobs, digest: Digest) -> bool {
+    blobs.size(digest).await.unwrap().is_some()
+}
+
+#[tokio::test]
+async fn what_was_used_longest_ago_gives_way_and_what_was_used_again_stays() {
+    let fixture = Fixture::capped(8 * MIB);
+    let (blobs, clock) = fixture.open_with_clock();
+    let mut held = Vec::new();
+    for seed in 0..7 {
+        held.push(fill(&blobs, &clock, seed, MIB).await.unwrap());
+    }
+    clock.advance(Duration::from_secs(1));
+    assert!(matches!(
+        blobs.open(held[0]).await.unwrap(),
+        Lookup::Held(_)
+    ));
+    for seed in 7..12 {
+        held.push(fill(&blobs, &clock, seed, MIB).await.unwrap());
+    }
+    assert!(is_held(&blobs, held[0]).await, "used again");
+    assert!(!is_held(&blobs, held[1]).await, "used once, longest ago");
+    assert!(is_held(&blobs, held[11]).await, "newest");
+    assert!(fixture.files().len() <= 8);
+}
+
+#[tokio::test]
+async fn a_blob_that_is_read_is_passed_over_and_counted() {
+    let fixture = Fixture::capped(2 * MIB);
+    let (blobs, clock) = fixture.open_with_clock();
+    let first = fill(&blobs, &clock, 1, MIB).await.unwrap();
+    let second = fill(&blobs, &clock, 2, MIB).await.unwrap();
+    let Lookup::Held(reader) = blobs.open(first).await.unwrap() else {
+        panic!("absent")
+    };
+    let third = fill(&blobs, &clock, 3, MIB).await.unwrap();
+    assert!(is_held(&blobs, first).await && !is_held(&blobs, second).await);
+    let Lookup::Held(another) = blobs.open(third).await.unwrap() else {
+        panic!("absent")
+    };
+    let refused = blobs.reserve(MIB).await.unwrap_err();
+    assert!(
+        matches!(refused, ReserveError::NoRoom(NoRoom::Full { .. })),
+        "{refused}"
+    );
+    drop((reader, another));
+    blobs.reserve(MIB).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_reader_of_a_removed_blob_keeps_its_bytes_counted() {
+    let fixture = Fixture::capped(4 * MIB);
+    let (blobs, clock) = fixture.open_with_clock();
+    let digest = fill(&blobs, &clock, 1, MIB).await.unwrap();
+    let before = blobs.figures().await.unwrap().0;
+    let Lookup::Held(reader) = blobs.open(digest).await.unwrap() else {
+        panic!("absent")
+    };
+    blobs.space.remove(&[digest]).unwrap();
+    assert!(blobs.figures().await.unwrap().0 >= before);
+    assert_eq!(
+        collect_body(FileBody::new(reader, Span { start: 0, end: MIB }))
+            .await
+            .unwrap()
+            .len() as u64,
+        MIB
+    );
+    assert!(blobs.figures().await.unwrap().0 < before);
+}
+
+#[tokio::test]
+async fn reservations_count_until_they_go_and_never_pass_the_cap() {
+    let fixture = Fixture::capped(4 * MIB);
+    let (blobs, _) = fixture.open_with_clock();
+    let too_large = blobs.reserve(100 * MIB).await.unwrap_err();
+    assert!(
+        matches!(too_large, ReserveError::NoRoom(NoRoom::TooLarge { .. })),
+        "{too_large}"
+    );
+    let mut first = blobs.reserve(3 * MIB).await.unwrap();
+    blobs.reserve(2 * MIB).await.unwrap_err();
+    first.written(MIB + 1);
+    first.shrink();
+    assert_eq!(first.bytes(), MIB + BLOCK);
+    let second = blobs.reserve(2 * MIB).await.unwrap();
+    let first = blobs.extend(first, MIB / 2).await.unwrap();
+    blobs.reserve(MIB).await.unwrap_err();
+    drop((first, second));
+    blobs.reserve(4 * MIB).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_disk_keeps_its_minimum_free() {
+    let mut fixture = Fixture::new();
+    fixture.limits.min_free = Share::Percent(100);
+    let (blobs, _) = fixture.open_with_clock();
+    let refused = blobs.reserve(1).await.unwrap_err();
+    assert!(
+        matches!(refused, ReserveError::NoRoom(NoRoom::Full { .. })),
+        "{refused}"
+    );
+}
+
+#[tokio::test]
+async fn files_that_a_dead_process_had_no_time_to_remove_go_at_the_next_start() {
+    let fixture = Fixture::new();
+    let (blobs, clock) = fixture.open_with_clock();
+    let digest = fill(&blobs, &clock, 1, 10).await.unwrap();
+    blobs.index.doom(&[digest]).unwrap();
+    assert_eq!(fixture.files().len(), 1);
+    fixture.open().recover().await.unwrap();
+    assert_eq!(fixture.files(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_blob_that_came_back_keeps_its_file() {
+    let fixture = Fixture::new();
+    let (blobs, clock) = fixture.open_with_clock();
+    let digest = fill(&blobs, &clock, 1, 10).await.unwrap();
+    blobs.index.doom(&[digest]).unwrap();
+    fill(&blobs, &clock, 1, 10).await.unwrap();
+    blobs.space.unlink(&[digest]).unwrap();
+    assert!(matches!(blobs.open(digest).await.unwrap(), Lookup::Held(_)));
 }
 
 #[tokio::test]

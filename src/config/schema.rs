@@ -84,7 +84,7 @@ impl Key {
 }
 
 /// Every key, in the order of the reference.
-pub(super) static KEYS: [Key; 22] = [
+pub(super) static KEYS: [Key; 24] = [
     Key::global("server.listen", |s, v| {
         v.listen().map(|it| s.server.listen = it)
     }),
@@ -101,6 +101,12 @@ pub(super) static KEYS: [Key; 22] = [
     Key::global("storage.dir", |s, v| v.path().map(|it| s.storage.dir = it)),
     Key::global("storage.fsync", |s, v| {
         v.choice(&FSYNC).map(|it| s.storage.fsync = it)
+    }),
+    Key::global("cache.max_size", |s, v| {
+        v.share().map(|it| s.cache.limits.max_size = it)
+    }),
+    Key::global("cache.min_free", |s, v| {
+        v.share().map(|it| s.cache.limits.min_free = it)
     }),
     Key::global("cache.memory", |s, v| {
         v.size().map(|it| s.cache.memory = it)

@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::Uri;
 
 use super::{ByteSize, ListenAddress};
+use crate::blobs::{Limits, Share};
 use crate::sys::secret::Secret;
 pub use crate::sys::telemetry::Settings as LogSettings;
 
@@ -106,6 +107,8 @@ pub enum Fsync {
 pub struct CacheSettings {
     /// Memory for manifests and small blobs; 0 keeps none there.
     pub memory: ByteSize,
+    /// How much the data directory may take, and how much stays free beside it.
+    pub limits: Limits,
     /// How long a tag is served without asking upstream; zero asks each time.
     pub tag_ttl: Duration,
     /// How long a client waits for an expired tag's revalidation before it gets the stale answer. Not zero.
@@ -118,6 +121,10 @@ impl Default for CacheSettings {
     fn default() -> Self {
         Self {
             memory: ByteSize::bytes(32 << 20),
+            limits: Limits {
+                max_size: Share::Percent(80),
+                min_free: Share::Percent(5),
+            },
             tag_ttl: Duration::from_mins(1),
             revalidate_timeout: Duration::from_secs(3),
             finish_abandoned: ByteSize::bytes(1 << 30),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::Uri;
 
 use super::{ByteSize, ListenAddress, suggest};
+use crate::blobs::Share;
 use crate::sys::secret::Secret;
 
 /// Longer waits are mistakes, and would overflow the arithmetic of deadlines.
@@ -122,6 +123,22 @@ impl Value {
         let text = self.str_or("a size", HELP)?;
         text.parse()
             .map_err(|why| Fault::new(format!("{text:?} is not a size: {why}"), HELP))
+    }
+
+    /// A size, or a part of the file system such as `80%`.
+    pub(super) fn share(&self) -> Result<Share, Fault> {
+        const HELP: &str =
+            "write a size such as \"200GiB\", or a part of the file system such as \"80%\"";
+        let Some(percent) = self.as_str().and_then(|text| text.trim().strip_suffix('%')) else {
+            return self.size().map(|size| Share::Bytes(size.as_u64()));
+        };
+        match percent.trim_end().parse() {
+            Ok(percent @ 0..=100) => Ok(Share::Percent(percent)),
+            _ => Err(Fault::new(
+                format!("{percent:?} is not a number from 0 to 100"),
+                HELP,
+            )),
+        }
     }
 
     pub(super) fn count(&self, range: RangeInclusive<u32>) -> Result<u32, Fault> {

@@ -17,7 +17,7 @@ use futures_util::stream;
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::blobs::Lookup;
+use crate::blobs::{Limits, Lookup, Share};
 use crate::index::SqliteIndex;
 use crate::oci::{Algorithm, Span};
 use crate::registry::{BlobRead, Cut};
@@ -40,10 +40,21 @@ impl Fixture {
     fn new(finish_abandoned: u64) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let disk = FaultyDisk::new(Arc::new(OsDisk));
+        let limits = Limits {
+            max_size: Share::Percent(100),
+            min_free: Share::Bytes(0),
+        };
         let store =
             FsStore::open(Arc::new(disk.clone()), directory.path(), StoreSync::Never).unwrap();
         let index = SqliteIndex::open(&directory.path().join("index.sqlite3")).unwrap();
-        let blobs = Blobs::new(Arc::new(store), Arc::new(index), SystemClock::new());
+        let blobs = Blobs::new(
+            Arc::new(disk.clone()),
+            directory.path(),
+            Arc::new(store),
+            Arc::new(index),
+            SystemClock::new(),
+            limits,
+        );
         let tasks = Tasks::new();
         let fetch = Fetch::new(blobs.clone(), tasks.clone(), Settings { finish_abandoned });
         Self {

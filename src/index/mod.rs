@@ -37,6 +37,26 @@ pub struct BlobRecord {
     pub stored: Timestamp,
 }
 
+/// The blobs that are held, in sum. A blob counts with the whole 4 KiB blocks that its file takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// How many blobs.
+    pub blobs: u64,
+    /// Their bytes on disk.
+    pub bytes: u64,
+    /// The part of `bytes` in blobs that were used again after they had been stored.
+    pub protected: u64,
+}
+
+/// A blob that may be evicted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Victim {
+    /// The blob.
+    pub digest: Digest,
+    /// Its length in bytes.
+    pub size: u64,
+}
+
 /// A manifest that is held.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ManifestRecord {
@@ -96,6 +116,29 @@ pub trait Index: Debug + Send + Sync {
 
     /// Forgets a blob; one that is not recorded is fine.
     fn remove_blob(&self, digest: Digest) -> Result<(), IndexError>;
+
+    /// What the blobs take in sum. Costs the same however many there are.
+    fn usage(&self) -> Result<Usage, IndexError>;
+
+    /// Notes that blobs were used at a time. A blob's first use after it was stored protects it: it outlives those
+    /// that were stored and never asked for again.
+    fn touch(&self, uses: &[(Digest, Timestamp)]) -> Result<(), IndexError>;
+
+    /// Takes protection away from the blobs whose last use is longest ago, until those that keep it take at most
+    /// `bytes`.
+    fn demote(&self, bytes: u64, now: Timestamp) -> Result<(), IndexError>;
+
+    /// The next blobs to evict, at most `limit` of them after the first `skip`: unprotected ones first, by last use.
+    fn victims(&self, skip: u64, limit: u64) -> Result<Vec<Victim>, IndexError>;
+
+    /// Forgets blobs, and notes that their files are to go.
+    fn doom(&self, digests: &[Digest]) -> Result<(), IndexError>;
+
+    /// The blobs whose files are to go: what an earlier process had no time for.
+    fn doomed(&self) -> Result<Vec<Digest>, IndexError>;
+
+    /// Notes that the files of doomed blobs are gone.
+    fn bury(&self, digests: &[Digest]) -> Result<(), IndexError>;
 
     /// The manifest of this digest, if it is held.
     fn manifest(&self, digest: Digest) -> Result<Option<ManifestRecord>, IndexError>;

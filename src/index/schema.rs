@@ -20,9 +20,33 @@ pub(super) const MIGRATIONS: &[&str] = &["
         digest TEXT PRIMARY KEY,
         size INTEGER NOT NULL,
         stored INTEGER NOT NULL,
-        used INTEGER NOT NULL
+        used INTEGER NOT NULL,
+        segment INTEGER NOT NULL DEFAULT 0,
+        rank INTEGER NOT NULL
     ) WITHOUT ROWID;
-    CREATE INDEX blob_by_use ON blob (used);
+    CREATE INDEX blob_by_rank ON blob (segment, rank);
+    CREATE TABLE doomed (digest TEXT PRIMARY KEY) WITHOUT ROWID;
+    CREATE TABLE total (
+        segment INTEGER PRIMARY KEY,
+        blobs INTEGER NOT NULL,
+        bytes INTEGER NOT NULL
+    );
+    INSERT INTO total (segment, blobs, bytes) VALUES (0, 0, 0), (1, 0, 0);
+    CREATE TRIGGER blob_added AFTER INSERT ON blob BEGIN
+        UPDATE total SET blobs = blobs + 1, bytes = bytes + (new.size + 4095) / 4096 * 4096
+        WHERE segment = new.segment;
+    END;
+    CREATE TRIGGER blob_removed AFTER DELETE ON blob BEGIN
+        UPDATE total SET blobs = blobs - 1, bytes = bytes - (old.size + 4095) / 4096 * 4096
+        WHERE segment = old.segment;
+    END;
+    CREATE TRIGGER blob_moved AFTER UPDATE OF segment, size ON blob
+    WHEN old.segment <> new.segment OR old.size <> new.size BEGIN
+        UPDATE total SET blobs = blobs - 1, bytes = bytes - (old.size + 4095) / 4096 * 4096
+        WHERE segment = old.segment;
+        UPDATE total SET blobs = blobs + 1, bytes = bytes + (new.size + 4095) / 4096 * 4096
+        WHERE segment = new.segment;
+    END;
     CREATE TABLE manifest (
         digest TEXT PRIMARY KEY,
         media_type TEXT NOT NULL,

@@ -13,7 +13,7 @@ use rusqlite::{Connection, OptionalExtension as _, Params, Row, Transaction, par
 use super::schema::{MIGRATIONS, Migrated, migrate};
 use super::{
     BlobRecord, Index, IndexError, ListRecord, ManifestArrival, ManifestRecord, Membership,
-    RepositoryKey, TagRecord,
+    RepositoryKey, TagRecord, Usage, Victim,
 };
 use crate::oci::{Digest, Tag};
 use crate::sys::clock::Timestamp;
@@ -130,7 +130,7 @@ impl Index for SqliteIndex {
 
     fn insert_blob(&self, digest: Digest, record: BlobRecord) -> Result<(), IndexError> {
         self.write(|writer| {
-            let sql = "INSERT INTO blob (digest, size, stored, used) VALUES (?1, ?2, ?3, ?3)
+            let sql = "INSERT INTO blob (digest, size, stored, used, rank) VALUES (?1, ?2, ?3, ?3, ?3)
                        ON CONFLICT (digest) DO UPDATE SET size = excluded.size, stored = excluded.stored";
             let stored = signed(record.stored.as_millis());
             writer.prepare_cached(sql)?.execute(params![text(digest), signed(record.size), stored])
@@ -145,6 +145,93 @@ impl Index for SqliteIndex {
                 .execute(params![text(digest)])
         })?;
         Ok(())
+    }
+
+    fn usage(&self) -> Result<Usage, IndexError> {
+        self.read(|reader| {
+            let sql = "SELECT sum(blobs), sum(bytes), max(bytes * segment) FROM total";
+            reader.prepare_cached(sql)?.query_row([], |row| {
+                Ok(Usage {
+                    blobs: unsigned(row, 0)?,
+                    bytes: unsigned(row, 1)?,
+                    protected: unsigned(row, 2)?,
+                })
+            })
+        })
+    }
+
+    fn touch(&self, uses: &[(Digest, Timestamp)]) -> Result<(), IndexError> {
+        self.write(|writer| {
+            let sql = "UPDATE blob SET used = max(used, ?2), rank = max(rank, ?2), segment = 1 WHERE digest = ?1";
+            let mut update = writer.prepare_cached(sql)?;
+            uses.iter().try_for_each(|(digest, at)| {
+                update.execute(params![text(*digest), signed(at.as_millis())]).map(drop)
+            })
+        })
+    }
+
+    fn demote(&self, bytes: u64, now: Timestamp) -> Result<(), IndexError> {
+        self.write(|writer| {
+            let sql = "SELECT bytes FROM total WHERE segment = 1";
+            let held: i64 = writer
+                .prepare_cached(sql)?
+                .query_row([], |row| row.get(0))?;
+            let sql = "WITH oldest AS (
+                SELECT digest, sum(size) OVER (ORDER BY rank, digest) - size AS before
+                FROM blob WHERE segment = 1 ORDER BY rank, digest LIMIT 1000
+            )
+            UPDATE blob SET segment = 0, rank = ?2
+            WHERE digest IN (SELECT digest FROM oldest WHERE before < ?1)";
+            let excess = held.saturating_sub(signed(bytes));
+            if excess > 0 {
+                writer
+                    .prepare_cached(sql)?
+                    .execute(params![excess, signed(now.as_millis())])?;
+            }
+            Ok(())
+        })
+    }
+
+    fn victims(&self, skip: u64, limit: u64) -> Result<Vec<Victim>, IndexError> {
+        self.read(|reader| {
+            let sql = "SELECT digest, size FROM blob ORDER BY segment, rank LIMIT ?2 OFFSET ?1";
+            let mut query = reader.prepare_cached(sql)?;
+            let rows = query.query_map(params![signed(skip), signed(limit)], |row| {
+                Ok(Victim {
+                    digest: digest(row, 0)?,
+                    size: unsigned(row, 1)?,
+                })
+            })?;
+            rows.collect()
+        })
+    }
+
+    fn doom(&self, digests: &[Digest]) -> Result<(), IndexError> {
+        self.write(|writer| {
+            let mut removal = writer.prepare_cached("DELETE FROM blob WHERE digest = ?1")?;
+            let sql = "INSERT INTO doomed (digest) VALUES (?1) ON CONFLICT (digest) DO NOTHING";
+            let mut note = writer.prepare_cached(sql)?;
+            digests.iter().try_for_each(|digest| {
+                removal.execute(params![text(*digest)])?;
+                note.execute(params![text(*digest)]).map(drop)
+            })
+        })
+    }
+
+    fn doomed(&self) -> Result<Vec<Digest>, IndexError> {
+        self.read(|reader| {
+            let mut query = reader.prepare_cached("SELECT digest FROM doomed")?;
+            let rows = query.query_map([], |row| digest(row, 0))?;
+            rows.collect()
+        })
+    }
+
+    fn bury(&self, digests: &[Digest]) -> Result<(), IndexError> {
+        self.write(|writer| {
+            let mut removal = writer.prepare_cached("DELETE FROM doomed WHERE digest = ?1")?;
+            let each = |digest: &Digest| removal.execute(params![text(*digest)]).map(drop);
+            digests.iter().try_for_each(each)
+        })
     }
 
     fn manifest(&self, digest: Digest) -> Result<Option<ManifestRecord>, IndexError> {

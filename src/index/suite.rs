@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{
     BlobRecord, Index, ListRecord, ManifestArrival, ManifestRecord, Membership, RepositoryKey,
-    TagRecord,
+    TagRecord, Usage, Victim,
 };
 use crate::oci::{Algorithm, Digest};
 use crate::sys::clock::Timestamp;
@@ -18,6 +18,10 @@ pub(crate) fn run<I: Index>(open: &dyn Fn() -> I) {
     a_known_size_stays_until_another_is_stated(&open());
     lists_are_replaced(&open());
     tags_survive_reopening(open);
+    blobs_are_counted_in_whole_blocks(&open());
+    victims_are_unprotected_first_then_by_use(&open());
+    demotion_makes_room_among_the_protected(&open());
+    the_doomed_stay_noted_until_buried(open);
 }
 
 pub(crate) fn repository(name: &str) -> RepositoryKey {
@@ -165,4 +169,95 @@ fn tags_survive_reopening<I: Index>(open: &dyn Fn() -> I) {
         open().set_tag(&key, &tag, record).unwrap();
         assert_eq!(open().tag(&key, &tag).unwrap(), Some(record));
     }
+}
+
+fn store(index: &impl Index, seed: u8, size: u64, stored: u64) -> Digest {
+    let record = BlobRecord {
+        size,
+        stored: at(stored),
+    };
+    index.insert_blob(digest(seed), record).unwrap();
+    digest(seed)
+}
+
+fn empty(index: &impl Index) {
+    let all: Vec<_> = index
+        .victims(0, 1000)
+        .unwrap()
+        .iter()
+        .map(|victim| victim.digest)
+        .collect();
+    index.doom(&all).unwrap();
+    index.bury(&all).unwrap();
+    assert_eq!(index.usage().unwrap(), Usage::default());
+}
+
+fn order(index: &impl Index) -> Vec<Digest> {
+    index
+        .victims(0, 10)
+        .unwrap()
+        .iter()
+        .map(|victim| victim.digest)
+        .collect()
+}
+
+fn blobs_are_counted_in_whole_blocks(index: &impl Index) {
+    empty(index);
+    for (seed, size) in [(100, 0), (101, 1), (102, 4096), (103, 4097)] {
+        store(index, seed, size, 1);
+    }
+    store(index, 103, 4097, 2);
+    index
+        .touch(&[(digest(102), at(3)), (digest(99), at(3))])
+        .unwrap();
+    let expected = Usage {
+        blobs: 4,
+        bytes: 4 * 4096,
+        protected: 4096,
+    };
+    assert_eq!(index.usage().unwrap(), expected);
+    index.remove_blob(digest(102)).unwrap();
+    index.doom(&[digest(101), digest(101)]).unwrap();
+    let expected = Usage {
+        blobs: 2,
+        bytes: 2 * 4096,
+        protected: 0,
+    };
+    assert_eq!(index.usage().unwrap(), expected);
+}
+
+fn victims_are_unprotected_first_then_by_use(index: &impl Index) {
+    empty(index);
+    let [a, b, c, d] = [(110, 1), (111, 2), (112, 3), (113, 4)]
+        .map(|(seed, stored)| store(index, seed, 9, stored));
+    assert_eq!(order(index), [a, b, c, d]);
+    index.touch(&[(a, at(5)), (c, at(6))]).unwrap();
+    index.touch(&[(a, at(7))]).unwrap();
+    assert_eq!(order(index), [b, d, c, a]);
+    assert_eq!(
+        index.victims(1, 1).unwrap(),
+        [Victim { digest: d, size: 9 }]
+    );
+    index.touch(&[(a, at(1))]).unwrap();
+    assert_eq!(order(index), [b, d, c, a], "time does not run backwards");
+}
+
+fn demotion_makes_room_among_the_protected(index: &impl Index) {
+    empty(index);
+    let [a, b, c] = [120, 121, 122].map(|seed| store(index, seed, 4096, 1));
+    index.touch(&[(a, at(2)), (b, at(3)), (c, at(4))]).unwrap();
+    index.demote(3 * 4096, at(5)).unwrap();
+    assert_eq!(index.usage().unwrap().protected, 3 * 4096);
+    index.demote(4096, at(5)).unwrap();
+    assert_eq!(index.usage().unwrap().protected, 4096);
+    assert_eq!(order(index)[2], c);
+}
+
+fn the_doomed_stay_noted_until_buried<I: Index>(open: &dyn Fn() -> I) {
+    let gone = store(&open(), 130, 5, 1);
+    open().doom(&[gone]).unwrap();
+    assert_eq!(open().blob(gone).unwrap(), None);
+    assert!(open().doomed().unwrap().contains(&gone));
+    open().bury(&[gone]).unwrap();
+    assert!(!open().doomed().unwrap().contains(&gone));
 }

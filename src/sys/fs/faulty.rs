@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Disk, DiskFile};
+use super::{Disk, DiskFile, DiskSpace};
 
 /// How an operation fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,6 +155,11 @@ impl Disk for FaultyDisk {
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         self.plan.check(Needs::Nothing)?;
         self.inner.sync_dir(path)
+    }
+
+    fn space(&self, path: &Path) -> io::Result<DiskSpace> {
+        self.plan.check(Needs::Nothing)?;
+        self.inner.space(path)
     }
 }
 

@@ -42,6 +42,18 @@ pub trait Disk: Debug + Send + Sync {
 
     /// Makes the names in the directory `path` survive a power cut.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
+
+    /// The space of the file system that holds `path`.
+    fn space(&self, path: &Path) -> io::Result<DiskSpace>;
+}
+
+/// The space of a file system, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskSpace {
+    /// All of it.
+    pub total: u64,
+    /// What this user may still take.
+    pub available: u64,
 }
 
 /// An open file. Offsets are explicit, so that many readers and one writer share it.

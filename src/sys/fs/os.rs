@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use rustix::io::{ReadWriteFlags, preadv2};
 
-use super::{Disk, DiskFile};
+use super::{Disk, DiskFile, DiskSpace};
 
 /// The machine's own file system. Files are created with mode 0600.
 #[derive(Clone, Copy, Debug, Default)]
@@ -59,6 +59,14 @@ impl Disk for OsDisk {
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         File::open(path)?.sync_all()
+    }
+
+    fn space(&self, path: &Path) -> io::Result<DiskSpace> {
+        let found = rustix::fs::statvfs(path)?;
+        Ok(DiskSpace {
+            total: found.f_blocks.saturating_mul(found.f_frsize),
+            available: found.f_bavail.saturating_mul(found.f_frsize),
+        })
     }
 }
 

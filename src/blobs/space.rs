@@ -1,0 +1,428 @@
+//! Space: reserved before bytes arrive, counted exactly, made by evicting what was used longest ago.
+//!
+//! What counts against the cap: blobs by the index, reservations in full (a spool never outgrows its own), the index's
+//! own files, and blobs that were evicted while somebody reads them. Nothing here waits for a download.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::index::{Index, IndexError};
+use crate::oci::Digest;
+use crate::store::{Store, StoreError};
+use crate::sys::fs::Disk;
+
+/// What directories take, and what the index may grow by between two looks at it: at most so much, and at most a
+/// sixteenth of the cap.
+const MARGIN: u64 = 16 * 1024 * 1024;
+
+/// How many candidates for eviction are looked at a time.
+const CANDIDATES: u64 = 64;
+
+/// How many candidates are passed over, because they are in use, before a pull goes without space.
+const CANDIDATES_LIMIT: u64 = 100_000;
+
+/// An amount of space: absolute, or a part of the file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Share {
+    /// So many bytes.
+    Bytes(u64),
+    /// So many hundredths of the file system.
+    Percent(u8),
+}
+
+impl Share {
+    /// The amount in bytes on a file system of `total` bytes.
+    pub fn of(self, total: u64) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Percent(percent) => total / 100 * u64::from(percent),
+        }
+    }
+}
+
+/// How much the cache may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The data directory never takes more.
+    pub max_size: Share,
+    /// The file system always keeps so much free, whatever `max_size` says.
+    pub min_free: Share,
+}
+
+/// Why no space can be had. The pull goes on without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoRoom {
+    /// The blob is larger than the whole cache may be.
+    #[error("the blob's {needed} bytes are more than the cache may take")]
+    TooLarge {
+        /// What was asked for, in bytes.
+        needed: u64,
+    },
+    /// Everything that is held is in use.
+    #[error("{short} bytes are missing, and nothing more can be evicted")]
+    Full {
+        /// What is missing, in bytes.
+        short: u64,
+    },
+}
+
+/// Why a reservation failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ReserveError {
+    /// No space is left.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
+    /// The index failed.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// The file system does not tell its size.
+    #[error("the free space of {path} is unknown: {source}")]
+    Unknown {
+        /// The data directory.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+}
+
+#[derive(Debug, Default)]
+struct State {
+    reserved: u64,
+    /// The part of `reserved` that is in files already.
+    written: u64,
+    /// Bytes of evicted blobs that are still read.
+    lingering: u64,
+    open: HashMap<Digest, Open>,
+}
+
+/// A blob that is being read.
+#[derive(Debug, Default)]
+struct Open {
+    readers: usize,
+    lingering: u64,
+}
+
+/// The space of one data directory.
+pub(super) struct Space {
+    disk: Arc<dyn Disk>,
+    directory: PathBuf,
+    limits: Limits,
+    index: Arc<dyn Index>,
+    store: Arc<dyn Store>,
+    state: Mutex<State>,
+    /// One at a time makes room: two would evict for the same need. Taken before `publishing`.
+    evicting: Mutex<()>,
+    /// Held while a blob's file and row come or go together. Taken before `state`.
+    publishing: Mutex<()>,
+}
+
+impl Space {
+    pub(super) fn new(
+        disk: Arc<dyn Disk>,
+        directory: &Path,
+        limits: Limits,
+        index: Arc<dyn Index>,
+        store: Arc<dyn Store>,
+    ) -> Self {
+        let directory = directory.to_owned();
+        let (state, evicting, publishing) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self {
+            disk,
+            directory,
+            limits,
+            index,
+            store,
+            state,
+            evicting,
+            publishing,
+        }
+    }
+
+    /// Reserves `bytes`, evicting if need be. Blocks.
+    pub(super) fn reserve(self: &Arc<Self>, bytes: u64) -> Result<Reservation, ReserveError> {
+        let mut reservation = Reservation {
+            space: Arc::clone(self),
+            bytes: 0,
+            written: 0,
+        };
+        self.extend(&mut reservation, bytes)?;
+        Ok(reservation)
+    }
+
+    fn extend(&self, reservation: &mut Reservation, bytes: u64) -> Result<(), ReserveError> {
+        let _one_at_a_time = self.evicting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut skipped = 0;
+        loop {
+            let short = self.short_of(bytes)?;
+            if short == 0 {
+                self.state().reserved += bytes;
+                reservation.bytes += bytes;
+                return Ok(());
+            }
+            if !self.evict(short, &mut skipped)? {
+                return Err(NoRoom::Full { short }.into());
+            }
+        }
+    }
+
+    /// How many bytes have to go before `bytes` more fit.
+    fn short_of(&self, bytes: u64) -> Result<u64, ReserveError> {
+        let unknown = |source| ReserveError::Unknown {
+            path: self.directory.clone(),
+            source,
+        };
+        let disk = self.disk.space(&self.directory).map_err(unknown)?;
+        let cap = self.limits.max_size.of(disk.total);
+        let fixed = self.index_bytes().saturating_add(MARGIN.min(cap / 16));
+        if fixed.saturating_add(bytes) > cap {
+            return Err(NoRoom::TooLarge { needed: bytes }.into());
+        }
+        let blobs = self.index.usage()?.bytes;
+        let state = self.state();
+        let held = blobs
+            .saturating_add(state.reserved)
+            .saturating_add(state.lingering);
+        let over_cap = held
+            .saturating_add(fixed)
+            .saturating_add(bytes)
+            .saturating_sub(cap);
+        let unwritten = state.reserved.saturating_sub(state.written);
+        let wanted = bytes
+            .saturating_add(unwritten)
+            .saturating_add(self.limits.min_free.of(disk.total));
+        Ok(over_cap.max(wanted.saturating_sub(disk.available)))
+    }
+
+    fn index_bytes(&self) -> u64 {
+        let size = |name| {
+            let file = self
+                .disk
+                .open(&self.directory.join(name))
+                .and_then(|file| file.size());
+            file.unwrap_or_default()
+        };
+        ["index.sqlite3", "index.sqlite3-wal", "index.sqlite3-shm"]
+            .into_iter()
+            .map(size)
+            .sum()
+    }
+
+    /// Evicts at least `short` bytes, or all of one batch that nobody reads; whether anything went. Blobs that are
+    /// read are passed over: their space would not come back.
+    fn evict(&self, short: u64, skipped: &mut u64) -> Result<bool, IndexError> {
+        let mut chosen = Vec::new();
+        let mut freed = 0_u64;
+        while freed < short && *skipped < CANDIDATES_LIMIT {
+            let candidates = self
+                .index
+                .victims(*skipped + chosen.len() as u64, CANDIDATES)?;
+            if candidates.is_empty() {
+                break;
+            }
+            for victim in candidates {
+                if freed >= short {
+                    break;
+                }
+                if self.state().open.contains_key(&victim.digest) {
+                    *skipped += 1;
+                } else {
+                    freed = freed.saturating_add(blocks(victim.size));
+                    chosen.push(victim.digest);
+                }
+            }
+        }
+        self.remove(&chosen)?;
+        Ok(!chosen.is_empty())
+    }
+
+    /// Takes blobs out of the index, then their files off the disk. A process that dies in between leaves a note.
+    pub(super) fn remove(&self, digests: &[Digest]) -> Result<(), IndexError> {
+        if digests.is_empty() {
+            return Ok(());
+        }
+        self.index.doom(digests)?;
+        self.unlink(digests)
+    }
+
+    /// Removes the files of doomed blobs.
+    pub(super) fn unlink(&self, digests: &[Digest]) -> Result<(), IndexError> {
+        let mut buried = Vec::with_capacity(digests.len());
+        for digest in digests {
+            match self.unlink_one(*digest)? {
+                Ok(()) => buried.push(*digest),
+                Err(error) => {
+                    tracing::warn!(%digest, %error, "an evicted blob's file stays for now")
+                }
+            }
+        }
+        self.index.bury(&buried)
+    }
+
+    /// Under the lock that [`publish`](Self::publish) holds: a blob that came back in the meantime keeps its file.
+    fn unlink_one(&self, digest: Digest) -> Result<Result<(), StoreError>, IndexError> {
+        let _no_commit = self
+            .publishing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if self.index.blob(digest)?.is_some() {
+            return Ok(Ok(()));
+        }
+        let size = self.size_of(digest);
+        let removed = self.store.remove(digest);
+        // Whoever has opened the file before it went keeps its bytes on disk.
+        let mut state = self.state();
+        if let Some(open) = state.open.get_mut(&digest).filter(|_| removed.is_ok()) {
+            open.lingering = open.lingering.saturating_add(size);
+            state.lingering = state.lingering.saturating_add(size);
+        }
+        Ok(removed)
+    }
+
+    fn size_of(&self, digest: Digest) -> u64 {
+        let file = self.store.open(digest).ok().flatten();
+        blocks(file.and_then(|file| file.size().ok()).unwrap_or_default())
+    }
+
+    /// Runs `commit` while no file is being removed.
+    pub(super) fn publish<T>(&self, commit: impl FnOnce() -> T) -> T {
+        let _no_removal = self
+            .publishing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        commit()
+    }
+
+    /// Notes a reader of a blob until the guard goes.
+    pub(super) fn reading(self: &Arc<Self>, digest: Digest) -> Reading {
+        self.state().open.entry(digest).or_default().readers += 1;
+        Reading {
+            space: Arc::clone(self),
+            digest,
+        }
+    }
+
+    /// What the cache takes now, and what it may take, in bytes.
+    pub(super) fn figures(&self) -> Result<(u64, u64), ReserveError> {
+        let unknown = |source| ReserveError::Unknown {
+            path: self.directory.clone(),
+            source,
+        };
+        let total = self.disk.space(&self.directory).map_err(unknown)?.total;
+        let blobs = self.index.usage()?.bytes;
+        let state = self.state();
+        let held = blobs
+            .saturating_add(state.reserved)
+            .saturating_add(state.lingering);
+        Ok((
+            held.saturating_add(self.index_bytes()),
+            self.limits.max_size.of(total),
+        ))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Space {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Space")
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The bytes that a file of `size` bytes takes on disk.
+fn blocks(size: u64) -> u64 {
+    size.div_ceil(4096).saturating_mul(4096)
+}
+
+/// Space that is set aside for a download, until this goes.
+pub struct Reservation {
+    space: Arc<Space>,
+    bytes: u64,
+    written: u64,
+}
+
+impl Reservation {
+    /// How many bytes are set aside.
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Sets `bytes` more aside, evicting if need be. Blocks.
+    ///
+    /// # Errors
+    /// What was set aside before stays so.
+    pub fn extend(&mut self, bytes: u64) -> Result<(), ReserveError> {
+        let space = Arc::clone(&self.space);
+        space.extend(self, bytes)
+    }
+
+    /// Notes that the file has `written` bytes now: they are missing from the disk's free space already.
+    pub fn written(&mut self, written: u64) {
+        let written = written.min(self.bytes);
+        let mut state = self.space.state();
+        state.written = state
+            .written
+            .saturating_sub(self.written)
+            .saturating_add(written);
+        drop(state);
+        self.written = written;
+    }
+
+    /// Gives back what is set aside beyond the bytes that are written.
+    pub fn shrink(&mut self) {
+        let rest = self.bytes.saturating_sub(blocks(self.written));
+        self.space.state().reserved -= rest;
+        self.bytes -= rest;
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        let mut state = self.space.state();
+        state.reserved = state.reserved.saturating_sub(self.bytes);
+        state.written = state.written.saturating_sub(self.written);
+    }
+}
+
+impl fmt::Debug for Reservation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reservation")
+            .field("bytes", &self.bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A reader of a blob: while it exists the blob's bytes are on disk and are counted, evicted or not.
+pub struct Reading {
+    space: Arc<Space>,
+    digest: Digest,
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        let mut state = self.space.state();
+        let Some(open) = state.open.get_mut(&self.digest) else {
+            return;
+        };
+        open.readers = open.readers.saturating_sub(1);
+        if open.readers == 0 {
+            let lingering = open.lingering;
+            state.open.remove(&self.digest);
+            state.lingering = state.lingering.saturating_sub(lingering);
+        }
+    }
+}
+
+impl fmt::Debug for Reading {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reading")
+            .field("digest", &self.digest)
+            .finish_non_exhaustive()
+    }
+}
