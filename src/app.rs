@@ -7,6 +7,7 @@
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ use crate::http::{
 use crate::index::{Index, IndexError, SqliteIndex};
 use crate::proxy::{self, Proxy};
 use crate::store::{FsStore, StoreError, Sync};
-use crate::sys::clock::Clock;
+use crate::sys::clock::{self, Clock};
 use crate::sys::fs::{Disk, OsDisk, read_small};
 use crate::sys::process;
 use crate::sys::tasks::Tasks;
@@ -36,6 +37,9 @@ const CA_LIMIT: usize = 16 * 1024 * 1024;
 
 /// What downloads get to end themselves once no client is left.
 const LANDING_TIME: Duration = Duration::from_secs(5);
+
+/// How long a use may stay unwritten.
+const USES_PERIOD: Duration = Duration::from_secs(10);
 
 /// A mirror that is bound and ready, and serves nobody yet.
 pub struct App {
@@ -147,7 +151,10 @@ impl App {
             info!(swept, "unfinished downloads of an earlier run were removed");
         }
 
+        report_room(&blobs).await;
+
         let tasks = Tasks::new();
+        tasks.spawn("uses", write_uses(blobs.clone(), tasks.closing()));
         let fetch = Fetch::new(blobs.clone(), tasks.clone(), fetch_settings(settings));
         let (name, upstream) = default_upstream(settings);
         let client = open_upstream(&*disk, &name, &upstream, &clock, &tasks)?;
@@ -206,6 +213,35 @@ impl fmt::Debug for App {
         f.debug_struct("App")
             .field("directory", &self.directory)
             .finish_non_exhaustive()
+    }
+}
+
+/// Writes what was used from time to time, so that the order of eviction outlives the process.
+async fn write_uses(blobs: Blobs, closing: impl Future<Output = ()>) {
+    let mut closing = pin!(closing);
+    loop {
+        let over = clock::timeout(USES_PERIOD, &mut closing).await.is_ok();
+        if let Err(error) = blobs.write_uses().await {
+            warn!(%error, "the order of eviction is not written");
+        }
+        if over {
+            return;
+        }
+    }
+}
+
+/// Says once when the cache starts without room: it works, but keeps nothing.
+async fn report_room(blobs: &Blobs) {
+    let reserved = blobs.extend(blobs.reserve_nothing(), 1).await.1;
+    match (reserved, blobs.figures().await) {
+        (Ok(()), _) => {}
+        (Err(reason), Ok((used, limit))) => warn!(
+            used, limit, %reason,
+            "the cache has no room: pulls pass through and are not kept; raise cache.max_size, lower cache.min_free, or free space on the disk"
+        ),
+        (Err(reason), Err(_)) => {
+            warn!(%reason, "the cache has no room: pulls pass through and are not kept");
+        }
     }
 }
 

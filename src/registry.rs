@@ -80,6 +80,8 @@ pub enum MissReason {
 pub enum BypassReason {
     /// The disk refused the write.
     DiskError,
+    /// Nothing could be evicted to make room.
+    NoRoom,
 }
 
 /// Why nothing was served.
@@ -172,6 +174,7 @@ impl BypassReason {
     const fn label(self) -> &'static str {
         match self {
             Self::DiskError => "disk_error",
+            Self::NoRoom => "no_room",
         }
     }
 }

@@ -121,23 +121,25 @@ impl Blobs {
         Ok(leftovers.len())
     }
 
-    /// Sets space aside for a download, evicting what was used longest ago if need be.
-    pub async fn reserve(&self, bytes: u64) -> Result<Reservation, ReserveError> {
-        let this = self.clone();
-        tasks::blocking(move || {
-            this.settle_uses()?;
-            this.space.reserve(bytes)
-        })
-        .await
+    /// A reservation of no bytes, to be extended.
+    pub fn reserve_nothing(&self) -> Reservation {
+        Reservation::empty(Arc::clone(&self.space))
     }
 
-    /// Sets `bytes` more aside for a download whose length is not known.
+    /// Sets `bytes` more aside, evicting what was used longest ago if need be. What was set aside before stays so,
+    /// whatever comes of it.
     pub async fn extend(
         &self,
         mut held: Reservation,
         bytes: u64,
-    ) -> Result<Reservation, ReserveError> {
-        tasks::blocking(move || held.extend(bytes).map(|()| held)).await
+    ) -> (Reservation, Result<(), ReserveError>) {
+        let this = self.clone();
+        tasks::blocking(move || {
+            let settled = this.settle_uses().map_err(ReserveError::from);
+            let extended = settled.and_then(|()| held.extend(bytes));
+            (held, extended)
+        })
+        .await
     }
 
     /// What the data directory takes now and may take, in bytes.
@@ -211,11 +213,7 @@ impl Blobs {
     /// Drops a blob that turned out to be damaged: its row first, then its file.
     pub async fn forget(&self, digest: Digest) -> Result<(), BlobsError> {
         let this = self.clone();
-        tasks::blocking(move || {
-            this.index.remove_blob(digest)?;
-            Ok(this.store.remove(digest)?)
-        })
-        .await
+        tasks::blocking(move || Ok(this.space.remove(&[digest])?)).await
     }
 
     /// The length of a blob that is held, by the index alone.

@@ -141,17 +141,7 @@ impl Space {
         }
     }
 
-    /// Reserves `bytes`, evicting if need be. Blocks.
-    pub(super) fn reserve(self: &Arc<Self>, bytes: u64) -> Result<Reservation, ReserveError> {
-        let mut reservation = Reservation {
-            space: Arc::clone(self),
-            bytes: 0,
-            written: 0,
-        };
-        self.extend(&mut reservation, bytes)?;
-        Ok(reservation)
-    }
-
+    /// Sets `bytes` more aside, evicting if need be. Blocks.
     fn extend(&self, reservation: &mut Reservation, bytes: u64) -> Result<(), ReserveError> {
         let _one_at_a_time = self.evicting.lock().unwrap_or_else(PoisonError::into_inner);
         let mut skipped = 0;
@@ -254,7 +244,7 @@ impl Space {
             match self.unlink_one(*digest)? {
                 Ok(()) => buried.push(*digest),
                 Err(error) => {
-                    tracing::warn!(%digest, %error, "an evicted blob's file stays for now")
+                    tracing::warn!(%digest, %error, "an evicted blob's file stays for now");
                 }
             }
         }
@@ -348,6 +338,14 @@ pub struct Reservation {
 }
 
 impl Reservation {
+    pub(super) const fn empty(space: Arc<Space>) -> Self {
+        Self {
+            space,
+            bytes: 0,
+            written: 0,
+        }
+    }
+
     /// How many bytes are set aside.
     pub const fn bytes(&self) -> u64 {
         self.bytes

@@ -256,6 +256,11 @@ async fn a_directory_of_a_newer_format_is_refused_untouched() {
 const BLOCK: u64 = 4096;
 const MIB: u64 = 1024 * 1024;
 
+async fn reserve(blobs: &Blobs, bytes: u64) -> Result<Reservation, ReserveError> {
+    let (held, extended) = blobs.extend(blobs.reserve_nothing(), bytes).await;
+    extended.map(|()| held)
+}
+
 /// Keeps a blob of `size` bytes that are all `seed`, in reserved space.
 async fn fill(
     blobs: &Blobs,
@@ -264,7 +269,7 @@ async fn fill(
     size: u64,
 ) -> Result<Digest, ReserveError> {
     clock.advance(Duration::from_secs(1));
-    let reservation = blobs.reserve(size).await?;
+    let reservation = reserve(blobs, size).await?;
     let content = vec![seed; size as usize];
     keep(blobs, &content).await.unwrap();
     drop(reservation);
@@ -311,13 +316,13 @@ async fn a_blob_that_is_read_is_passed_over_and_counted() {
     let Lookup::Held(another) = blobs.open(third).await.unwrap() else {
         panic!("absent")
     };
-    let refused = blobs.reserve(MIB).await.unwrap_err();
+    let refused = reserve(&blobs, MIB).await.unwrap_err();
     assert!(
         matches!(refused, ReserveError::NoRoom(NoRoom::Full { .. })),
         "{refused}"
     );
     drop((reader, another));
-    blobs.reserve(MIB).await.unwrap();
+    reserve(&blobs, MIB).await.unwrap();
 }
 
 #[tokio::test]
@@ -345,21 +350,22 @@ async fn a_reader_of_a_removed_blob_keeps_its_bytes_counted() {
 async fn reservations_count_until_they_go_and_never_pass_the_cap() {
     let fixture = Fixture::capped(4 * MIB);
     let (blobs, _) = fixture.open_with_clock();
-    let too_large = blobs.reserve(100 * MIB).await.unwrap_err();
+    let too_large = reserve(&blobs, 100 * MIB).await.unwrap_err();
     assert!(
         matches!(too_large, ReserveError::NoRoom(NoRoom::TooLarge { .. })),
         "{too_large}"
     );
-    let mut first = blobs.reserve(3 * MIB).await.unwrap();
-    blobs.reserve(2 * MIB).await.unwrap_err();
+    let mut first = reserve(&blobs, 3 * MIB).await.unwrap();
+    reserve(&blobs, 2 * MIB).await.unwrap_err();
     first.written(MIB + 1);
     first.shrink();
     assert_eq!(first.bytes(), MIB + BLOCK);
-    let second = blobs.reserve(2 * MIB).await.unwrap();
-    let first = blobs.extend(first, MIB / 2).await.unwrap();
-    blobs.reserve(MIB).await.unwrap_err();
+    let second = reserve(&blobs, 2 * MIB).await.unwrap();
+    let (first, extended) = blobs.extend(first, MIB / 2).await;
+    extended.unwrap();
+    reserve(&blobs, MIB).await.unwrap_err();
     drop((first, second));
-    blobs.reserve(4 * MIB).await.unwrap();
+    reserve(&blobs, 4 * MIB).await.unwrap();
 }
 
 #[tokio::test]
@@ -367,7 +373,7 @@ async fn the_disk_keeps_its_minimum_free() {
     let mut fixture = Fixture::new();
     fixture.limits.min_free = Share::Percent(100);
     let (blobs, _) = fixture.open_with_clock();
-    let refused = blobs.reserve(1).await.unwrap_err();
+    let refused = reserve(&blobs, 1).await.unwrap_err();
     assert!(
         matches!(refused, ReserveError::NoRoom(NoRoom::Full { .. })),
         "{refused}"

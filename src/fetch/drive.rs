@@ -13,12 +13,15 @@ use super::machine::{Machine, Step, is_beyond_the_end};
 use super::part::Part;
 use super::sink::Sink;
 use super::{FetchError, Shared, Source};
-use crate::blobs::Lookup;
+use crate::blobs::{Lookup, Reservation, ReserveError};
 use crate::oci::{Digest, Hasher};
 use crate::store::Spool;
 use crate::sys::fs::DiskFile;
 use crate::sys::{clock, random};
 use crate::upstream::{BlobBody, UpstreamError};
+
+/// The space that a download of unknown length sets aside at a time.
+const STRIDE: u64 = 16 * 1024 * 1024;
 
 /// Runs `flight` to its end.
 pub(super) async fn run(shared: Arc<Shared>, flight: Arc<Flight>) {
@@ -27,7 +30,8 @@ pub(super) async fn run(shared: Arc<Shared>, flight: Arc<Flight>) {
         flight: &flight,
     };
     if let Err(error) = fly(&shared, &flight).await {
-        landing.fail(error, None);
+        let stated = flight.source().and_then(|(_, size)| size);
+        landing.fail(error, stated, None, None);
     }
 }
 
@@ -38,12 +42,22 @@ struct Landing<'a> {
 }
 
 impl Landing<'_> {
-    fn fail(&self, error: FetchError, readable: Option<(Arc<dyn DiskFile>, u64)>) {
+    /// `space` is what the readable file takes; it is given back when the last reader has left.
+    fn fail(
+        &self,
+        error: FetchError,
+        total: Option<u64>,
+        readable: Option<(Arc<dyn DiskFile>, u64)>,
+        space: Option<Reservation>,
+    ) {
         self.shared.ends.count(Err(&error));
         self.shared.land(self.flight);
-        self.flight
-            .progress
-            .send_replace(Progress::Failed { error, readable });
+        self.flight.progress.send_replace(Progress::Failed {
+            error,
+            total,
+            readable,
+            _space: space.map(Arc::new),
+        });
     }
 }
 
@@ -55,7 +69,9 @@ impl Drop for Landing<'_> {
             if unfinished {
                 *progress = Progress::Failed {
                     error: FetchError::Closing,
+                    total: None,
                     readable: None,
+                    _space: None,
                 };
             }
             unfinished
@@ -75,6 +91,7 @@ async fn fly(shared: &Arc<Shared>, flight: &Arc<Flight>) -> Result<(), FetchErro
         flight.progress.send_replace(Progress::Complete {
             file: blob.file,
             size: blob.size,
+            _reading: blob.reading,
         });
         return Ok(());
     }
@@ -102,6 +119,8 @@ struct Download<'a> {
     spool: Option<Spool>,
     body: Option<BlobBody>,
     stall: Duration,
+    /// The space that is set aside for the spool.
+    reservation: Option<Reservation>,
 }
 
 impl<'a> Download<'a> {
@@ -111,6 +130,11 @@ impl<'a> Download<'a> {
         let part = match shared.parts.take(flight.digest) {
             Some(part) => part,
             None => Part {
+                // Where a manifest states the length, no upstream is asked for what there is no room for.
+                reservation: match size {
+                    Some(size) => Some(reserve(shared, None, size).await?),
+                    None => None,
+                },
                 spool: shared
                     .blobs
                     .spool(flight.digest)
@@ -122,15 +146,15 @@ impl<'a> Download<'a> {
         };
         let machine = Machine::new(size, part.received, source.retries());
         let sink = Sink::new(Arc::clone(&part.spool.file), part.hasher, part.received);
-        let spool = Some(part.spool);
         Ok(Self {
             shared,
             flight,
             machine,
             sink,
-            spool,
+            spool: Some(part.spool),
             body: None,
             stall: source.stall(),
+            reservation: part.reservation,
         })
     }
 
@@ -174,10 +198,30 @@ impl<'a> Download<'a> {
                 return self.abandon().await.map(|()| Step::Open { offset, backoff });
             }
         };
-        Ok(match opened {
+        let step = match opened {
             Ok(body) => self.accept(body),
             Err(error) => self.machine.open_failed(error),
-        })
+        };
+        if matches!(step, Step::Receive) {
+            self.make_room().await?;
+            // What is about to be verified is not announced: an empty blob has no tail to hold back.
+            self.publish();
+        }
+        Ok(step)
+    }
+
+    /// Sets space aside for all of the blob or, while its length is unknown, for what comes next.
+    async fn make_room(&mut self) -> Result<(), FetchError> {
+        let received = self.machine.received();
+        let wanted = self
+            .machine
+            .total()
+            .unwrap_or_else(|| received.saturating_add(STRIDE));
+        let held = self.reservation.as_ref().map_or(0, Reservation::bytes);
+        if let Some(more) = wanted.checked_sub(held).filter(|more| *more > 0) {
+            self.reservation = Some(reserve(self.shared, self.reservation.take(), more).await?);
+        }
+        Ok(())
     }
 
     /// Throws the resumed part away and begins again with an empty spool.
@@ -192,10 +236,6 @@ impl<'a> Download<'a> {
     fn accept(&mut self, body: BlobBody) -> Step {
         let step = self.machine.opened(&body.host, body.start, body.total);
         self.body = Some(body);
-        // What is about to be verified is not announced: an empty blob has no tail to hold back.
-        if matches!(step, Step::Receive) {
-            self.publish();
-        }
         step
     }
 
@@ -224,6 +264,7 @@ impl<'a> Download<'a> {
                     self.publish();
                 }
                 Next::Chunk(chunk) => match self.take(chunk)? {
+                    Step::Receive if self.outgrows() => self.make_room().await?,
                     Step::Receive => {}
                     step => return Ok(step),
                 },
@@ -232,6 +273,12 @@ impl<'a> Download<'a> {
                 Next::Deserted => self.abandon().await?,
             }
         }
+    }
+
+    /// Whether a blob of unknown length needs more space than is set aside.
+    fn outgrows(&self) -> bool {
+        let held = self.reservation.as_ref().map_or(0, Reservation::bytes);
+        self.machine.received().saturating_add(STRIDE / 2) > held && self.machine.total().is_none()
     }
 
     fn take(&mut self, mut chunk: Bytes) -> Result<Step, FetchError> {
@@ -278,7 +325,11 @@ impl<'a> Download<'a> {
     }
 
     /// Lets the readers have what is written, but for the tail.
-    fn publish(&self) {
+    fn publish(&mut self) {
+        let written = self.sink.written();
+        if let Some(reservation) = &mut self.reservation {
+            reservation.written(written);
+        }
         let Some(spool) = &self.spool else { return };
         self.flight.progress.send_replace(Progress::Streaming {
             file: Arc::clone(&spool.file),
@@ -295,10 +346,11 @@ impl<'a> Download<'a> {
             flight,
             sink,
             spool,
+            reservation,
             ..
         } = self;
         let landed = shared.land_if_unread(flight, || {
-            part(spool, sink).and_then(|part| shared.parts.keep(part))
+            part(spool, sink, reservation).and_then(|part| shared.parts.keep(part))
         });
         match landed {
             None => Ok(()),
@@ -315,9 +367,11 @@ impl<'a> Download<'a> {
             return;
         };
         let file = Arc::clone(&spool.file);
-        self.flight
-            .progress
-            .send_replace(Progress::Complete { file, size });
+        self.flight.progress.send_replace(Progress::Complete {
+            file,
+            size,
+            _reading: self.shared.blobs.reading(self.flight.digest),
+        });
         self.shared.ends.count(Ok(()));
         match self.shared.blobs.commit(spool, size).await {
             Ok(()) => debug!(digest = %self.flight.digest, size, "blob cached"),
@@ -334,18 +388,25 @@ impl<'a> Download<'a> {
         let file = self.spool.as_ref().map(|spool| Arc::clone(&spool.file));
         let published = self.machine.publishable(self.sink.written());
         let resumable = flushed.is_ok() && is_resumable(&error);
-        if resumable && let Some(part) = part(&mut self.spool, &self.sink) {
+        if resumable && let Some(part) = part(&mut self.spool, &self.sink, &mut self.reservation) {
             discard(self.shared, self.shared.parts.keep(part)).await;
         }
         if let Some(spool) = self.spool.take() {
             self.shared.blobs.discard(spool).await;
         }
-        let readable = file.filter(|_| resumable).map(|file| (file, published));
+        // Whoever goes around the cache hashes once more what it has had.
+        let useful = resumable || error.bypass().is_some();
+        let readable = file.filter(|_| useful).map(|file| (file, published));
         let landing = Landing {
             shared: self.shared,
             flight: self.flight,
         };
-        landing.fail(error, readable);
+        landing.fail(
+            error,
+            self.machine.total(),
+            readable,
+            self.reservation.take(),
+        );
     }
 }
 
@@ -362,6 +423,30 @@ fn current(flight: &Flight) -> Result<(Arc<dyn Source>, Option<u64>), FetchError
     flight.source().ok_or(FetchError::Closing)
 }
 
+/// Sets `bytes` more aside. Parts that nobody waits for give way first.
+async fn reserve(
+    shared: &Shared,
+    held: Option<Reservation>,
+    bytes: u64,
+) -> Result<Reservation, FetchError> {
+    let failed = |error: ReserveError| match error {
+        ReserveError::NoRoom(reason) => FetchError::NoRoom {
+            reason: reason.to_string(),
+        },
+        error => disk(&error),
+    };
+    let mut held = held.unwrap_or_else(|| shared.blobs.reserve_nothing());
+    for attempt in 0..2 {
+        let (back, extended) = shared.blobs.extend(held, bytes).await;
+        held = back;
+        match extended {
+            Err(ReserveError::NoRoom(_)) if attempt == 0 => shared.parts.clear().await,
+            extended => return extended.map(|()| held).map_err(failed),
+        }
+    }
+    Ok(held)
+}
+
 /// Whether what came so far is worth keeping.
 fn is_resumable(error: &FetchError) -> bool {
     match error {
@@ -372,13 +457,23 @@ fn is_resumable(error: &FetchError) -> bool {
 }
 
 /// The spool as a part that can be resumed, if anything of it is there.
-fn part(spool: &mut Option<Spool>, sink: &Sink) -> Option<Part> {
+fn part(
+    spool: &mut Option<Spool>,
+    sink: &Sink,
+    reservation: &mut Option<Reservation>,
+) -> Option<Part> {
     let received = sink.written();
     let hasher = sink.hasher().filter(|_| received > 0)?.clone();
-    spool.take().map(|spool| Part {
+    let spool = spool.take()?;
+    let mut reservation = reservation.take();
+    if let Some(reservation) = &mut reservation {
+        reservation.shrink();
+    }
+    Some(Part {
         spool,
         hasher,
         received,
+        reservation,
     })
 }
 

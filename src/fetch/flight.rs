@@ -11,12 +11,15 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
 use tokio::sync::{Notify, watch};
+use tracing::warn;
 
+use super::direct::Direct;
 use super::{FetchError, Role, SPARE_SOURCES, Source};
-use crate::blobs::read_chunk;
-use crate::oci::{Digest, Span};
-use crate::registry::{BlobRead, Cut};
+use crate::blobs::{Reading, Reservation, read_chunk};
+use crate::oci::{Digest, Hasher, Span};
+use crate::registry::{BlobRead, BypassReason, Cut};
 use crate::sys::fs::DiskFile;
+use crate::sys::tasks;
 
 /// How far a flight is.
 #[derive(Clone, Debug)]
@@ -30,11 +33,17 @@ pub(super) enum Progress {
         published: u64,
     },
     /// All bytes are there and have the digest.
-    Complete { file: Arc<dyn DiskFile>, size: u64 },
+    Complete {
+        file: Arc<dyn DiskFile>,
+        size: u64,
+        _reading: Arc<Reading>,
+    },
     /// It ended without the blob. Bytes that were published before stay readable unless they are wrong.
     Failed {
         error: FetchError,
+        total: Option<u64>,
         readable: Option<(Arc<dyn DiskFile>, u64)>,
+        _space: Option<Arc<Reservation>>,
     },
 }
 
@@ -97,17 +106,38 @@ pub struct Reader {
     flight: Arc<Flight>,
     progress: watch::Receiver<Progress>,
     role: Role,
+    /// This reader's own right to the blob, for when the disk cannot take part.
+    source: Arc<dyn Source>,
+    /// The length that a manifest of its repository states.
+    size: Option<u64>,
+    /// The transfer around the cache that has been opened already.
+    direct: Option<Direct>,
+    bypass: Option<BypassReason>,
 }
 
 impl Reader {
-    pub(super) fn join(flight: Arc<Flight>, role: Role) -> Self {
+    pub(super) fn join(
+        flight: Arc<Flight>,
+        role: Role,
+        source: Arc<dyn Source>,
+        size: Option<u64>,
+    ) -> Self {
         flight.readers.fetch_add(1, Ordering::SeqCst);
         let progress = flight.progress.subscribe();
         Self {
             flight,
             progress,
             role,
+            source,
+            size,
+            direct: None,
+            bypass: None,
         }
+    }
+
+    /// Why this reader goes around the cache, if it is known to by now.
+    pub const fn bypass(&self) -> Option<BypassReason> {
+        self.bypass
     }
 
     /// Whether this reader started the flight.
@@ -117,16 +147,33 @@ impl Reader {
 
     /// Waits until an upstream has answered; yields the blob's length in bytes, if it is known.
     ///
+    /// Where the disk cannot take part, this reader asks the upstream for itself.
+    ///
     /// # Errors
     /// The flight ended before that.
     pub async fn opened(&mut self) -> Result<Option<u64>, FetchError> {
         let answered = |progress: &Progress| !matches!(progress, Progress::Opening);
-        match self.progress.wait_for(answered).await.as_deref() {
-            Ok(Progress::Streaming { total, .. }) => Ok(*total),
-            Ok(Progress::Complete { size, .. }) => Ok(Some(*size)),
-            Ok(Progress::Failed { error, .. }) => Err(error.clone()),
-            Ok(Progress::Opening) | Err(_) => Err(FetchError::Closing),
+        let (failed, total) = match self.progress.wait_for(answered).await.as_deref() {
+            Ok(Progress::Streaming { total, .. }) => return Ok(*total),
+            Ok(Progress::Complete { size, .. }) => return Ok(Some(*size)),
+            Ok(Progress::Failed { error, total, .. }) => (error.clone(), *total),
+            Ok(Progress::Opening) | Err(_) => (FetchError::Closing, None),
+        };
+        self.bypass = Some(failed.bypass().ok_or(failed)?);
+        if total.is_some() {
+            return Ok(total);
         }
+        let hasher = Hasher::new(self.flight.digest.algorithm());
+        self.direct
+            .insert(self.around(0, Some(hasher)))
+            .opened()
+            .await
+    }
+
+    /// A transfer of its own from `offset` on, after the bytes that `hasher` has.
+    fn around(&self, offset: u64, hasher: Option<Hasher>) -> Direct {
+        let source = Arc::clone(&self.source);
+        Direct::new(source, self.flight.digest, self.size, offset, hasher)
     }
 
     /// Waits until all bytes are there and verified; yields the blob's length in bytes.
@@ -149,13 +196,16 @@ impl Reader {
 
     /// Streams the whole blob, or `span` of it, as it arrives. `promised` is the length that was told to the
     /// client: a blob that turns out to have another is cut.
-    pub fn stream(self, span: Option<Span>, promised: Option<u64>) -> FlightBody {
+    pub fn stream(mut self, span: Option<Span>, promised: Option<u64>) -> FlightBody {
         let (at, end) = span.map_or((0, None), |span| (span.start, Some(span.end)));
+        // A part of a blob has no digest to wait for: what was opened for the whole does not serve it.
+        let direct = self.direct.take().filter(|_| span.is_none());
         let follower = Follower {
             reader: self,
             at,
             end,
             promised,
+            direct,
         };
         let chunks = stream::unfold(Some(follower), |follower| async move {
             let mut follower = follower?;
@@ -193,28 +243,78 @@ struct Follower {
     /// Where to stop; the end of the blob unless a span was asked for.
     end: Option<u64>,
     promised: Option<u64>,
+    /// Its own transfer, once the disk cannot take part any more.
+    direct: Option<Direct>,
 }
 
 /// What a follower may do now.
 enum Readable {
     /// Read up to this offset.
     UpTo(Arc<dyn DiskFile>, u64),
+    /// Go on without the disk. The file has the bytes so far.
+    Around(Option<Arc<dyn DiskFile>>),
     /// Nothing is left.
     End,
 }
 
 impl Follower {
     async fn next(&mut self) -> Result<Option<Bytes>, Cut> {
-        match self.readable().await? {
-            Readable::End => Ok(None),
-            Readable::UpTo(file, end) => {
-                let chunk = read_chunk(&file, self.at, end).await.map_err(|error| Cut {
-                    reason: format!("the cached file cannot be read: {error}"),
-                })?;
-                self.at = self.at.saturating_add(chunk.len() as u64);
-                Ok(Some(chunk))
+        loop {
+            if self.direct.is_some() {
+                return self.next_around().await.map_err(|error| cut(&error));
+            }
+            match self.readable().await? {
+                Readable::End => return Ok(None),
+                Readable::UpTo(file, end) => match read_chunk(&file, self.at, end).await {
+                    Ok(chunk) => {
+                        self.at = self.at.saturating_add(chunk.len() as u64);
+                        return Ok(Some(chunk));
+                    }
+                    Err(error) => {
+                        warn!(%error, "a spool cannot be read; its reader goes around the cache");
+                        self.leave(Some(file)).await?;
+                    }
+                },
+                Readable::Around(file) => self.leave(file).await?,
             }
         }
+    }
+
+    /// Goes on with a transfer of its own from where it is.
+    async fn leave(&mut self, file: Option<Arc<dyn DiskFile>>) -> Result<(), Cut> {
+        let hasher = match (self.end, file) {
+            (Some(_), _) => None,
+            (None, file) => Some(hash_again(file, self.reader.flight.digest, self.at).await?),
+        };
+        self.direct = Some(self.reader.around(self.at, hasher));
+        Ok(())
+    }
+
+    async fn next_around(&mut self) -> Result<Option<Bytes>, FetchError> {
+        let left = self.end.map(|end| end.saturating_sub(self.at));
+        let Some(direct) = self.direct.as_mut().filter(|_| left != Some(0)) else {
+            return Ok(None);
+        };
+        let total = direct.opened().await?;
+        if let (Some(promised), Some(found)) = (self.promised, total)
+            && promised != found
+        {
+            let host = self.reader.source.name();
+            return Err(FetchError::Length {
+                host,
+                expected: promised,
+                found,
+            });
+        }
+        let Some(mut chunk) = direct.next().await? else {
+            return Ok(None);
+        };
+        chunk.truncate(
+            left.and_then(|left| usize::try_from(left).ok())
+                .unwrap_or(usize::MAX),
+        );
+        self.at = self.at.saturating_add(chunk.len() as u64);
+        Ok(Some(chunk))
     }
 
     /// Waits until there is something to do at `self.at`.
@@ -230,10 +330,44 @@ impl Follower {
         });
         match decided.await {
             Ok(_) => found.unwrap_or(Ok(Readable::End)),
-            Err(_) => Err(Cut {
-                reason: FetchError::Closing.to_string(),
-            }),
+            Err(_) => Err(cut(&FetchError::Closing)),
         }
+    }
+}
+
+/// The hash state of the bytes before `end`, read from the file once more.
+async fn hash_again(
+    file: Option<Arc<dyn DiskFile>>,
+    digest: Digest,
+    end: u64,
+) -> Result<Hasher, Cut> {
+    let (mut hasher, mut at) = (Hasher::new(digest.algorithm()), 0);
+    while at < end {
+        let Some(file) = &file else {
+            return Err(cut(&FetchError::Closing));
+        };
+        let chunk = read_chunk(file, at, end)
+            .await
+            .map_err(|error| unreadable(&error))?;
+        at = at.saturating_add(chunk.len() as u64);
+        let update = move || {
+            hasher.update(&chunk);
+            hasher
+        };
+        hasher = tasks::blocking(update).await;
+    }
+    Ok(hasher)
+}
+
+fn cut(error: &FetchError) -> Cut {
+    Cut {
+        reason: error.to_string(),
+    }
+}
+
+fn unreadable(error: &std::io::Error) -> Cut {
+    Cut {
+        reason: format!("the cached file cannot be read: {error}"),
     }
 }
 
@@ -258,16 +392,20 @@ fn decide(
                 format!("the blob has {size} bytes, the upstream had claimed another length");
             Some(Err(Cut { reason }))
         }
-        Progress::Complete { file, size } => up_to(file, *size).or(Some(Ok(Readable::End))),
-        Progress::Failed { error, readable } => {
+        Progress::Complete { file, size, .. } => up_to(file, *size).or(Some(Ok(Readable::End))),
+        Progress::Failed {
+            error, readable, ..
+        } => {
             let rest = readable
                 .as_ref()
                 .and_then(|(file, published)| up_to(file, *published));
-            rest.or_else(|| {
-                Some(Err(Cut {
-                    reason: error.to_string(),
-                }))
-            })
+            let then = || match error.bypass() {
+                Some(_) => Ok(Readable::Around(
+                    readable.as_ref().map(|(file, _)| Arc::clone(file)),
+                )),
+                None => Err(cut(error)),
+            };
+            Some(rest.unwrap_or_else(then))
         }
     }
 }

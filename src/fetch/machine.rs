@@ -86,6 +86,11 @@ impl Machine {
         self.received == 0
     }
 
+    /// How many bytes have come.
+    pub(super) const fn received(&self) -> u64 {
+        self.received
+    }
+
     /// How many bytes are still missing, if that is known.
     pub(super) fn missing(&self) -> Option<u64> {
         self.total.map(|total| total.saturating_sub(self.received))

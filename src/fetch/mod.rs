@@ -9,6 +9,7 @@
 //! - a reader that is slow or gone changes nothing for the others;
 //! - `fetch` never sees a repository or an upstream, only [`Source`]s.
 
+mod direct;
 mod drive;
 mod flight;
 mod machine;
@@ -27,6 +28,7 @@ use futures_util::future::BoxFuture;
 
 use crate::blobs::Blobs;
 use crate::oci::Digest;
+use crate::registry::BypassReason;
 use crate::sys::tasks::Tasks;
 use crate::upstream::{BlobBody, UpstreamError};
 
@@ -106,6 +108,12 @@ pub enum FetchError {
         /// The cause, in words.
         reason: String,
     },
+    /// The cache has no room for the blob.
+    #[error("the cache has no room: {reason}")]
+    NoRoom {
+        /// What is missing, in words.
+        reason: String,
+    },
     /// Nobody read on and much was missing; what came is kept for a while.
     #[error("the download was abandoned")]
     Abandoned,
@@ -124,8 +132,20 @@ impl FetchError {
             Self::Length { .. } => "length",
             Self::Gap { .. } => "gap",
             Self::Disk { .. } => "disk",
+            Self::NoRoom { .. } => "no_room",
             Self::Abandoned => "abandoned",
             Self::Closing => "closing",
+        }
+    }
+}
+
+impl FetchError {
+    /// Why readers go around the cache instead of failing: only the disk stands in the way.
+    pub const fn bypass(&self) -> Option<BypassReason> {
+        match self {
+            Self::Disk { .. } => Some(BypassReason::DiskError),
+            Self::NoRoom { .. } => Some(BypassReason::NoRoom),
+            _ => None,
         }
     }
 }
@@ -176,12 +196,13 @@ impl Fetch {
     pub fn join(&self, digest: Digest, size: Option<u64>, source: Arc<dyn Source>) -> Reader {
         let mut flights = self.shared.flights();
         if let Some(flight) = flights.get(&digest) {
-            flight.offer(source, size);
-            return Reader::join(Arc::clone(flight), Role::Follower);
+            flight.offer(Arc::clone(&source), size);
+            return Reader::join(Arc::clone(flight), Role::Follower, source, size);
         }
+        let own = Arc::clone(&source);
         let flight = Arc::new(Flight::new(digest, size, source));
         flights.insert(digest, Arc::clone(&flight));
-        let reader = Reader::join(Arc::clone(&flight), Role::Leader);
+        let reader = Reader::join(Arc::clone(&flight), Role::Leader, own, size);
         drop(flights);
         let shared = Arc::clone(&self.shared);
         self.shared

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::blobs::Blobs;
+use crate::blobs::{Blobs, Reservation};
 use crate::oci::{Digest, Hasher};
 use crate::store::Spool;
 
@@ -15,6 +15,8 @@ pub(super) struct Part {
     pub(super) spool: Spool,
     pub(super) hasher: Hasher,
     pub(super) received: u64,
+    /// The space that it takes.
+    pub(super) reservation: Option<Reservation>,
 }
 
 /// The parts that are kept. They live as long as the process; the next one sweeps their files.

@@ -30,7 +30,7 @@ impl Inner {
         digest: Digest,
     ) -> Result<Answer<BlobFacts>, Failure> {
         let held = self.parts.blobs.size(digest).await?;
-        let member = self.member(name, digest).await?;
+        let member = self.member(name, digest).await;
         if let (Some(size), Some(_)) = (held, member) {
             return Ok(self.answer(BlobFacts { digest, size }, Outcome::Hit));
         }
@@ -55,55 +55,84 @@ impl Inner {
         digest: Digest,
         range: Option<ByteRange>,
     ) -> Result<Answer<BlobContent>, RegistryError> {
-        let wanted = Wanted::Blob(name, digest);
-        let failed = |failure: Failure| failure.registry_error(wanted);
-        let member = self.member(name, digest).await.map_err(failed)?;
-        if let Some(bytes) = self.memory.blob(digest).filter(|_| member.is_some()) {
-            return Ok(self.answer(small::content(digest, &bytes, range)?, Outcome::Hit));
+        let member = self.member(name, digest).await;
+        match self.held_blob(name, digest, member, range).await? {
+            Ok(answer) => Ok(answer),
+            Err(reason) => self.flown_blob(name, digest, member, range, reason).await,
         }
-        let found = self.parts.blobs.open(digest).await;
-        let reason = match found.map_err(|error| failed(error.into()))? {
-            Lookup::Held(held) => {
-                // Looked up only now: whoever fetched the blob a moment ago has noted membership by now.
-                let outcome = self.entitle(name, digest).await.map_err(failed)?;
-                match self.read_small(digest, &held).await {
-                    Small::Kept(bytes) => {
-                        return Ok(self.answer(small::content(digest, &bytes, range)?, outcome));
-                    }
-                    Small::Large => {
-                        return Ok(self.answer(held_content(digest, held, range)?, outcome));
-                    }
-                    Small::Damaged => self.drop_damaged(digest).await.map_err(failed)?,
-                }
+    }
+
+    /// The blob from the cache, or the reason why it is not there.
+    async fn held_blob(
+        self: &Arc<Self>,
+        name: &RepositoryName,
+        digest: Digest,
+        member: Option<Membership>,
+        range: Option<ByteRange>,
+    ) -> Result<Result<Answer<BlobContent>, MissReason>, RegistryError> {
+        if let Some(bytes) = self.memory.blob(digest).filter(|_| member.is_some()) {
+            let content = small::content(digest, &bytes, range)?;
+            return Ok(Ok(self.answer(content, Outcome::Hit)));
+        }
+        let held = match self.parts.blobs.open(digest).await {
+            Ok(Lookup::Held(held)) => held,
+            Ok(Lookup::Absent) => return Ok(Err(MissReason::Absent)),
+            Ok(Lookup::Lost) => return Ok(Err(MissReason::Lost)),
+            // The upstream still has what this disk cannot give.
+            Err(error) => {
+                warn!(%digest, %error, "a blob cannot be looked up");
+                return Ok(Err(MissReason::Lost));
             }
-            Lookup::Absent => MissReason::Absent,
-            Lookup::Lost => MissReason::Lost,
         };
+        // Looked up only now: whoever fetched the blob a moment ago has noted membership by now.
+        let outcome = self.entitle(name, digest).await;
+        let outcome =
+            outcome.map_err(|failure| failure.registry_error(Wanted::Blob(name, digest)))?;
+        let content = match self.read_small(digest, &held).await {
+            Small::Kept(bytes) => small::content(digest, &bytes, range)?,
+            Small::Large => held_content(digest, held, range)?,
+            Small::Damaged => {
+                self.drop_damaged(digest).await;
+                return Ok(Err(MissReason::Lost));
+            }
+        };
+        Ok(Ok(self.answer(content, outcome)))
+    }
+
+    /// The blob from the flight that fetches it.
+    async fn flown_blob(
+        self: &Arc<Self>,
+        name: &RepositoryName,
+        digest: Digest,
+        member: Option<Membership>,
+        range: Option<ByteRange>,
+        reason: MissReason,
+    ) -> Result<Answer<BlobContent>, RegistryError> {
+        let failed = |failure: Failure| failure.registry_error(Wanted::Blob(name, digest));
         let mut reader = self.join(name, digest, member);
-        let outcome = match reader.role() {
-            Role::Leader => Outcome::Miss(reason),
-            Role::Follower => Outcome::Coalesced,
+        let opened = reader.opened().await;
+        let total = opened.map_err(|error| failed(error.into()))?;
+        let outcome = match (reader.bypass(), reader.role()) {
+            (Some(reason), _) => Outcome::Bypass(reason),
+            (None, Role::Leader) => Outcome::Miss(reason),
+            (None, Role::Follower) => Outcome::Coalesced,
         };
-        let total = reader
-            .opened()
-            .await
-            .map_err(|error| failed(error.into()))?;
         // The flight may be another repository's. Our own source, once it answered, has noted membership.
         self.entitle(name, digest).await.map_err(failed)?;
-        let content = flight_content(digest, reader, total, range)
-            .await
-            .map_err(|error| match error {
-                Unstreamable::Range(error) => error,
-                Unstreamable::Fetch(failure) => failed(failure),
-            })?;
+        let content = flight_content(digest, reader, total, range).await;
+        let content = content.map_err(|error| match error {
+            Unstreamable::Range(error) => error,
+            Unstreamable::Fetch(failure) => failed(failure),
+        })?;
         Ok(self.answer(content, outcome))
     }
 
     /// Drops a blob whose file does not have its bytes, so that it is fetched again.
-    async fn drop_damaged(&self, digest: Digest) -> Result<MissReason, Failure> {
+    async fn drop_damaged(&self, digest: Digest) {
         warn!(%digest, "a blob is damaged on disk; it is fetched again");
-        self.parts.blobs.forget(digest).await?;
-        Ok(MissReason::Lost)
+        if let Err(error) = self.parts.blobs.forget(digest).await {
+            warn!(%digest, %error, "a damaged blob cannot be dropped");
+        }
     }
 
     fn join(
@@ -127,7 +156,7 @@ impl Inner {
         name: &RepositoryName,
         digest: Digest,
     ) -> Result<Outcome, Failure> {
-        if self.member(name, digest).await?.is_some() {
+        if self.member(name, digest).await.is_some() {
             return Ok(Outcome::Hit);
         }
         self.prove_blob(name, digest).await?;

@@ -90,7 +90,7 @@ impl Inner {
     where
         F: Future<Output = Result<Bytes, Failure>> + Send + 'static,
     {
-        let held = self.held_list(name, &key).await?;
+        let held = self.held_list(name, &key).await;
         let age = held
             .as_ref()
             .and_then(|held| self.parts.clock.wall().since(held.fetched));
@@ -131,17 +131,9 @@ impl Inner {
         answer
     }
 
-    async fn held_list(
-        &self,
-        name: &RepositoryName,
-        key: &str,
-    ) -> Result<Option<ListRecord>, Failure> {
-        let (index, repository, key) = (
-            Arc::clone(&self.parts.index),
-            self.key(name),
-            key.to_owned(),
-        );
-        Ok(tasks::blocking(move || index.list(&repository, &key)).await?)
+    async fn held_list(&self, name: &RepositoryName, key: &str) -> Option<ListRecord> {
+        let (repository, key) = (self.key(name), key.to_owned());
+        self.fact(move |index| index.list(&repository, &key)).await
     }
 
     /// Asks the upstream for a list, once however many ask, and keeps it.

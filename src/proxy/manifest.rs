@@ -7,7 +7,7 @@ use tracing::warn;
 
 use super::Inner;
 use super::failure::{Failure, Wanted};
-use crate::index::{ManifestArrival, ManifestRecord, Membership, TagRecord};
+use crate::index::{Index, IndexError, ManifestArrival, ManifestRecord, Membership, TagRecord};
 use crate::oci::{Algorithm, Digest, Manifest, Reference, RepositoryName, Tag};
 use crate::registry::{Answer, ManifestContent, MissReason, Outcome, RegistryError};
 use crate::sys::clock::Timestamp;
@@ -23,8 +23,8 @@ impl Inner {
     ) -> Result<Answer<ManifestContent>, RegistryError> {
         let reference = Reference::Digest(digest);
         let failed = |failure: Failure| failure.registry_error(Wanted::Manifest(name, &reference));
-        if let Some(held) = self.held_manifest(digest).await.map_err(failed)? {
-            if self.member(name, digest).await.map_err(failed)?.is_some() {
+        if let Some(held) = self.held_manifest(digest).await {
+            if self.member(name, digest).await.is_some() {
                 return Ok(self.answer(held, Outcome::Hit));
             }
             self.prove_manifest(name, digest, held.bytes.len() as u64)
@@ -40,43 +40,44 @@ impl Inner {
         Ok(self.answer(fetched, outcome))
     }
 
-    /// The manifest, if it is held in memory or in the index. Says nothing about who may have it.
-    pub(super) async fn held_manifest(
+    /// Asks the index. One that fails knows nothing: the upstream is asked instead, and no pull fails for it.
+    pub(super) async fn fact<T: Send + 'static>(
         &self,
-        digest: Digest,
-    ) -> Result<Option<ManifestContent>, Failure> {
-        if let Some(manifest) = self.memory.manifest(digest) {
-            return Ok(Some(manifest));
-        }
+        question: impl FnOnce(&dyn Index) -> Result<Option<T>, IndexError> + Send + 'static,
+    ) -> Option<T> {
         let index = Arc::clone(&self.parts.index);
-        let Some(record) = tasks::blocking(move || index.manifest(digest)).await? else {
-            return Ok(None);
-        };
-        let ManifestRecord { media_type, bytes } = record;
+        let answer = tasks::blocking(move || question(&*index)).await;
+        answer.unwrap_or_else(|error| {
+            warn!(%error, "the index does not answer");
+            None
+        })
+    }
+
+    /// The manifest, if it is held in memory or in the index. Says nothing about who may have it.
+    pub(super) async fn held_manifest(&self, digest: Digest) -> Option<ManifestContent> {
+        if let Some(manifest) = self.memory.manifest(digest) {
+            return Some(manifest);
+        }
+        let ManifestRecord { media_type, bytes } =
+            self.fact(move |index| index.manifest(digest)).await?;
         let manifest = ManifestContent {
             digest,
             media_type,
             bytes,
         };
         self.memory.keep_manifest(&manifest);
-        Ok(Some(manifest))
+        Some(manifest)
     }
 
     /// Whether a digest belongs to a repository.
-    pub(super) async fn member(
-        &self,
-        name: &RepositoryName,
-        digest: Digest,
-    ) -> Result<Option<Membership>, Failure> {
+    pub(super) async fn member(&self, name: &RepositoryName, digest: Digest) -> Option<Membership> {
         if let Some(membership) = self.memory.member(name, digest) {
-            return Ok(Some(membership));
+            return Some(membership);
         }
-        let (index, key) = (Arc::clone(&self.parts.index), self.key(name));
-        let found = tasks::blocking(move || index.member(&key, digest)).await?;
-        if let Some(membership) = found {
-            self.memory.keep_member(name, digest, membership);
-        }
-        Ok(found)
+        let key = self.key(name);
+        let membership = self.fact(move |index| index.member(&key, digest)).await?;
+        self.memory.keep_member(name, digest, membership);
+        Some(membership)
     }
 
     /// Notes that a digest belongs to a repository.
@@ -125,8 +126,8 @@ impl Inner {
             async move {
                 // Fetched between the look into the cache and the start of this task.
                 let (held, member) = (
-                    inner.held_manifest(digest).await?,
-                    inner.member(&name, digest).await?,
+                    inner.held_manifest(digest).await,
+                    inner.member(&name, digest).await,
                 );
                 if let (Some(held), Some(_)) = (held, member) {
                     return Ok(held);
@@ -201,7 +202,7 @@ impl Inner {
         content: &ManifestContent,
         members: &[(Digest, u64)],
         tag: Option<&(Tag, Timestamp)>,
-    ) -> Result<(), crate::index::IndexError> {
+    ) -> Result<(), IndexError> {
         let record = ManifestRecord {
             media_type: Arc::clone(&content.media_type),
             bytes: content.bytes.clone(),

@@ -34,7 +34,7 @@ impl Inner {
     ) -> Result<Answer<ManifestContent>, RegistryError> {
         let reference = Reference::Tag(tag.clone());
         let failed = |failure: Failure| failure.registry_error(Wanted::Manifest(name, &reference));
-        match self.held_tag(name, tag).await.map_err(failed)? {
+        match self.held_tag(name, tag).await {
             Some(held) if held.age.is_some_and(|age| age < self.settings.tag_ttl) => {
                 let mut answer = self.answer(held.manifest, Outcome::Hit);
                 answer.age = held.age;
@@ -48,29 +48,21 @@ impl Inner {
         }
     }
 
-    async fn held_tag(&self, name: &RepositoryName, tag: &Tag) -> Result<Option<HeldTag>, Failure> {
-        let Some(record) = self.tag_record(name, tag).await? else {
-            return Ok(None);
-        };
+    async fn held_tag(&self, name: &RepositoryName, tag: &Tag) -> Option<HeldTag> {
+        let record = self.tag_record(name, tag).await?;
         let age = self.parts.clock.wall().since(record.checked);
         let manifest = self.held_manifest(record.digest).await?;
-        Ok(manifest.map(|manifest| HeldTag { manifest, age }))
+        Some(HeldTag { manifest, age })
     }
 
-    async fn tag_record(
-        &self,
-        name: &RepositoryName,
-        tag: &Tag,
-    ) -> Result<Option<TagRecord>, Failure> {
+    async fn tag_record(&self, name: &RepositoryName, tag: &Tag) -> Option<TagRecord> {
         if let Some(record) = self.memory.tag(name, tag) {
-            return Ok(Some(record));
+            return Some(record);
         }
-        let (index, key, wanted) = (Arc::clone(&self.parts.index), self.key(name), tag.clone());
-        let found = tasks::blocking(move || index.tag(&key, &wanted)).await?;
-        if let Some(record) = found {
-            self.memory.keep_tag(name, tag, record);
-        }
-        Ok(found)
+        let (key, wanted) = (self.key(name), tag.clone());
+        let record = self.fact(move |index| index.tag(&key, &wanted)).await?;
+        self.memory.keep_tag(name, tag, record);
+        Some(record)
     }
 
     /// Has an expired tag confirmed. When that takes too long or fails the client gets what is held; the question
@@ -142,7 +134,7 @@ impl Inner {
     /// A tag that was never seen is fetched by `GET`: its client wants the manifest next. A known one is confirmed
     /// by `HEAD`, which Docker Hub does not count, and only a moved one fetched.
     async fn ask(self: &Arc<Self>, name: &RepositoryName, tag: &Tag) -> Result<Resolved, Failure> {
-        let Some(known) = self.tag_record(name, tag).await? else {
+        let Some(known) = self.tag_record(name, tag).await else {
             return self.get(name, tag, None).await;
         };
         // Confirmed between the look into the cache and the start of this task.
@@ -152,7 +144,7 @@ impl Inner {
             .wall()
             .since(known.checked)
             .is_some_and(|age| age < self.settings.tag_ttl)
-            && let Some(manifest) = self.held_manifest(known.digest).await?
+            && let Some(manifest) = self.held_manifest(known.digest).await
         {
             return Ok(Resolved {
                 manifest,
@@ -184,7 +176,7 @@ impl Inner {
         known: TagRecord,
         digest: Digest,
     ) -> Result<Resolved, Failure> {
-        let (manifest, outcome) = if let Some(manifest) = self.held_manifest(digest).await? {
+        let (manifest, outcome) = if let Some(manifest) = self.held_manifest(digest).await {
             // The upstream has just answered for this manifest, in this repository.
             self.admit(name, digest, Some(manifest.bytes.len() as u64))
                 .await;
