@@ -26,4 +26,5 @@ mod memory;
 mod mirror;
 mod process;
 mod pull;
+mod space;
 mod upstream;
