@@ -36,7 +36,7 @@ impl Inner {
         let deadline = self.deadline();
         let answered = self.walk(&self.blobs, &question, &deadline).await;
         let answered = answered.map_err(|failure| failure.error)?;
-        if let Some(error) = answered.refusal(self.clock.wall()) {
+        if let Some(error) = answered.refusal(Kind::BlobGet, self.clock.wall()) {
             answered.arrived.discard().await;
             return Err(error);
         }

@@ -57,6 +57,11 @@ impl Kind {
         Self::Referrers,
     ];
 
+    /// Whether it is about a blob.
+    pub(super) const fn is_blob(self) -> bool {
+        matches!(self, Self::BlobHead | Self::BlobGet)
+    }
+
     /// The kind's name as a metric label.
     pub const fn label(self) -> &'static str {
         match self {

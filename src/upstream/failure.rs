@@ -30,7 +30,7 @@ impl Failure {
     }
 
     /// Whether the registry had sent us on, and only then something went wrong: a signature that is for `GET` alone,
-    /// a CDN that is down.
+    /// a CDN that is down or lacks a copy.
     pub(super) fn is_only_the_cdns(&self) -> bool {
         let theirs = matches!(
             self.error,

@@ -87,15 +87,17 @@ pub(super) struct Answered<B> {
 }
 
 impl<B> Answered<B> {
-    /// What an answer other than a success means.
-    pub(super) fn refusal(&self, now: clock::Timestamp) -> Option<UpstreamError> {
+    /// What an answer other than a success means, to a question of `kind`.
+    pub(super) fn refusal(&self, kind: Kind, now: clock::Timestamp) -> Option<UpstreamError> {
         let host = self.arrived.host();
         let status = self.arrived.status.as_u16();
         match status {
             200..=299 => None,
             // The registry has let us in; what its CDN refuses is the signature, which the next request renews.
             401 | 403 if self.at_home => Some(UpstreamError::Denied { host, status }),
-            404 | 410 => Some(UpstreamError::NotFound { host }),
+            // A registry that redirects has the blob: its CDN lacks a copy, which it may have by the next request.
+            // Of manifests and lists the target's word counts: some registries only redirect to another.
+            404 | 410 if self.at_home || !kind.is_blob() => Some(UpstreamError::NotFound { host }),
             429 => Some(UpstreamError::RateLimited {
                 host,
                 retry_after: retry_after(&self.arrived.headers, now),
@@ -137,7 +139,7 @@ impl Inner {
         deadline: &Deadline,
     ) -> Result<Answer, Failure> {
         let answered = self.walk(&self.control, question, deadline).await?;
-        let refusal = answered.refusal(self.clock.wall());
+        let refusal = answered.refusal(question.kind, self.clock.wall());
         let Answered { arrived, at_home } = answered;
         if let Some(error) = refusal {
             arrived.discard().await;

@@ -386,6 +386,17 @@ async fn a_rate_limit_on_blobs_is_an_error_at_the_start_and_a_pause_in_the_middl
 }
 
 #[tokio::test]
+async fn a_blob_that_the_cdn_does_not_have_yet_is_asked_for_again() {
+    join_all(Stage::both().await.map(async |stage| {
+        stage.cdn().times(1).fault(Fault::status(404));
+        stage.assert_complete(&stage.pull().await);
+        stage.assert_asked([fetch(), fetch()]);
+        stage.assert_next_pull(NOTHING).await;
+    }))
+    .await;
+}
+
+#[tokio::test]
 async fn a_blob_that_is_not_there_is_404_and_asked_for_again() {
     let stage = Stage::new(Told::Nothing).await;
     let absent = crate::support::digest_of(b"absent");

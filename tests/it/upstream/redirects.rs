@@ -120,15 +120,33 @@ async fn a_cdn_that_is_down_is_named() {
 }
 
 #[tokio::test]
-async fn a_signature_that_expired_passes() {
-    let blob = OneBlob::new().await;
-    blob.hub.on(Origin::Cdn).times(1).fault(Fault::status(403));
-    let error = blob.open(0).await.unwrap_err();
+async fn what_the_cdn_refuses_or_lacks_passes() {
+    for code in [401, 403, 404, 410] {
+        let blob = OneBlob::new().await;
+        blob.hub.on(Origin::Cdn).times(1).fault(Fault::status(code));
+        let error = blob.open(0).await.unwrap_err();
+        assert!(
+            matches!(error, UpstreamError::Status { status, .. } if status == code),
+            "{error:?}"
+        );
+        blob.assert_whole().await;
+    }
+}
+
+#[tokio::test]
+async fn a_manifest_that_is_not_where_the_registry_leads_does_not_exist() {
+    let (hub, _) = nginx().await;
+    let elsewhere = format!("{}/v2/{NGINX}/manifests/latest", hub.url(Origin::Cdn));
+    hub.on(Origin::Registry).fault(Fault::RedirectTo(elsewhere));
+    hub.on(Origin::Cdn).fault(Fault::status(404));
+    let error = upstream(settings(&hub))
+        .get_manifest(&name(NGINX), &reference("latest"))
+        .await
+        .unwrap_err();
     assert!(
-        matches!(error, UpstreamError::Status { status: 403, .. }),
+        matches!(&error, UpstreamError::NotFound { host: named } if *named == host(&hub.cdn_url())),
         "{error:?}"
     );
-    blob.assert_whole().await;
 }
 
 #[tokio::test]
@@ -148,7 +166,7 @@ async fn a_head_of_a_blob_asks_the_cdn_for_its_length() {
             "cdn HEAD blob",
         ]
     );
-    for (code, expected) in [(403, None), (503, None)] {
+    for (code, expected) in [(403, None), (404, None), (410, None), (503, None)] {
         blob.hub.on(Origin::Cdn).times(1).fault(Fault::status(code));
         let size = blob
             .upstream
