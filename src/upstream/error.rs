@@ -70,7 +70,7 @@ pub enum UpstreamError {
     Status {
         /// The host that answered.
         host: String,
-        /// The status, 5xx as a rule.
+        /// The status, 5xx as a rule; 416 when there is nothing at the offset asked for.
         status: u16,
     },
     /// The upstream answered with something that is not what was asked for. Not worth an immediate retry.

@@ -102,10 +102,6 @@ impl<B> Answered<B> {
                 host,
                 retry_after: retry_after(&self.arrived.headers, now),
             }),
-            416 => Some(bad_host(
-                &host,
-                "it has nothing at the offset asked for".into(),
-            )),
             _ => Some(UpstreamError::Status { host, status }),
         }
     }

@@ -130,6 +130,23 @@ async fn a_part_whose_end_is_elsewhere_by_now_is_thrown_away() {
 }
 
 #[tokio::test]
+async fn a_download_that_is_past_the_end_is_given_up_and_not_kept() {
+    let stage = Stage::new(Told::Nothing).await;
+    // More than the layer, of unknown length, and broken before its end.
+    let bytes = vec![0; 600_000];
+    let fault = Fault::body("application/octet-stream", bytes);
+    stage.cdn().times(1).fault(fault);
+    stage.cdn().times(1).fault(Fault::Chunked);
+    stage.cdn().times(1).fault(Fault::Reset(At::Byte(600_000)));
+    let answer = stage.pull().await;
+    assert_not_delivered(&answer, &host(&stage.hub, Origin::Cdn));
+    // The registry has nothing beyond the end of its blob: 416.
+    stage.assert_asked([fetch(), resume(600_000)]);
+    stage.assert_nothing_kept();
+    stage.assert_next_pull([fetch()]).await;
+}
+
+#[tokio::test]
 async fn a_part_that_nobody_continues_is_thrown_away() {
     join_all([Told::Length, Told::Nothing].map(async |told| {
         let hub = FakeHub::start().await;

@@ -82,10 +82,20 @@ async fn a_range_that_is_lied_about_is_refused() {
         refused(Fault::WithoutHeader("content-range"), 150_000).await,
         silent
     );
-    assert_eq!(
-        refused(Fault::status(416), 150_000).await,
-        "it has nothing at the offset asked for"
-    );
+}
+
+#[tokio::test]
+async fn an_offset_beyond_the_end_is_a_status() {
+    let blob = OneBlob::new().await;
+    let error = blob.open(200_000).await.unwrap_err();
+    let UpstreamError::Status {
+        host: named,
+        status,
+    } = error
+    else {
+        panic!("{error:?}");
+    };
+    assert_eq!((named, status), (host(&blob.hub.cdn_url()), 416));
 }
 
 #[tokio::test]
