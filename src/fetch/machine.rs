@@ -4,6 +4,8 @@
 //! - readers get no byte that is not written, and the last [`HELD_BACK`] bytes are published only by verification;
 //! - an attempt is spent by every failure, and given back only by progress, so the number of attempts is bounded
 //!   by the length of the blob;
+//! - a wait for a transfer slot that was in vain says nothing of the upstream: it spends no attempt, and has a bound
+//!   of its own;
 //! - a length that a manifest states binds every answer.
 
 use std::time::Duration;
@@ -17,6 +19,9 @@ pub(super) const HELD_BACK: u64 = 64 * 1024;
 
 /// Progress that gives the spent attempts back.
 const REFILL: u64 = 1024 * 1024;
+
+/// How many waits for a transfer slot may be in vain in a row. Each lasts as long as the upstream's time limit.
+const SLOT_WAITS: u32 = 20;
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LAST_BACKOFF: Duration = Duration::from_secs(5);
@@ -53,6 +58,8 @@ pub(super) struct Machine {
     skip: u64,
     /// Failures since the last refill.
     failures: u32,
+    /// Waits for a transfer slot in vain since the last one that was not.
+    slot_waits: u32,
     /// `received` when failures were last forgiven.
     refilled: u64,
     retries: u32,
@@ -70,6 +77,7 @@ impl Machine {
             inherited: received > 0,
             skip: 0,
             failures: 0,
+            slot_waits: 0,
             refilled: received,
             retries,
             host: String::new(),
@@ -116,6 +124,7 @@ impl Machine {
     /// `host` answers with a body from `start` on of a blob of `total` bytes.
     pub(super) fn opened(&mut self, host: &str, start: u64, total: Option<u64>) -> Step {
         host.clone_into(&mut self.host);
+        self.slot_waits = 0;
         if let (Some(known), Some(claimed)) = (self.total, total)
             && known != claimed
         {
@@ -248,6 +257,10 @@ impl Machine {
 
     /// The body broke off, or the upstream could not be opened for a passing reason.
     pub(super) fn failed(&mut self, error: UpstreamError) -> Step {
+        if is_slot_wait(&error) {
+            return self.waited_in_vain(error);
+        }
+        self.slot_waits = 0;
         if self.received.saturating_sub(self.refilled) >= REFILL {
             self.failures = 0;
             self.refilled = self.received;
@@ -264,6 +277,29 @@ impl Machine {
             backoff,
         }
     }
+
+    /// No transfer slot became free. Queues again at once, since the wait was pause enough.
+    fn waited_in_vain(&mut self, error: UpstreamError) -> Step {
+        if self.slot_waits >= SLOT_WAITS {
+            return Step::End(FetchError::Upstream(error));
+        }
+        self.slot_waits += 1;
+        Step::Open {
+            offset: self.received,
+            backoff: Duration::ZERO,
+        }
+    }
+}
+
+/// Whether no transfer slot became free: all of them are in use by other downloads.
+fn is_slot_wait(error: &UpstreamError) -> bool {
+    matches!(
+        error,
+        UpstreamError::Unreachable {
+            phase: Phase::Slot,
+            ..
+        }
+    )
 }
 
 /// Whether the upstream has nothing at the offset asked for: what is here is at least as long as its blob, and wrong.
@@ -448,6 +484,45 @@ mod tests {
         assert!(matches!(
             machine.failed(broken()),
             Step::End(FetchError::Upstream(_))
+        ));
+    }
+
+    #[test]
+    fn waits_for_a_slot_cost_no_attempt_and_have_a_bound_of_their_own() {
+        let in_vain = || UpstreamError::Unreachable {
+            host: "registry".into(),
+            phase: Phase::Slot,
+            reason: "all are in use".into(),
+        };
+        let queue_up_to_the_limit = |machine: &mut Machine| {
+            for _ in 0..SLOT_WAITS {
+                assert!(matches!(
+                    machine.open_failed(in_vain()),
+                    Step::Open {
+                        offset: 6,
+                        backoff: Duration::ZERO
+                    }
+                ));
+            }
+        };
+        let mut machine = Machine::new(None, 6, 1);
+        queue_up_to_the_limit(&mut machine);
+        machine.opened(CDN, 6, Some(10));
+        queue_up_to_the_limit(&mut machine);
+        assert!(matches!(
+            machine.open_failed(broken()),
+            Step::Open {
+                backoff: FIRST_BACKOFF,
+                ..
+            }
+        ));
+        queue_up_to_the_limit(&mut machine);
+        assert!(matches!(
+            machine.open_failed(in_vain()),
+            Step::End(FetchError::Upstream(UpstreamError::Unreachable {
+                phase: Phase::Slot,
+                ..
+            }))
         ));
     }
 

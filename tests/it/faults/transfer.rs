@@ -386,6 +386,33 @@ async fn a_rate_limit_on_blobs_is_an_error_at_the_start_and_a_pause_in_the_middl
 }
 
 #[tokio::test]
+async fn a_download_without_a_slot_waits_for_one_that_is_slow() {
+    let hub = FakeHub::start().await;
+    let stage = Stage::with(hub, Told::Nothing, |upstream| {
+        upstream.max_connections = 1;
+        upstream.timeout = Duration::from_secs(2);
+        upstream.retries = 0;
+    })
+    .await;
+    // Twice as long as a wait for a slot.
+    stage.cdn().fault(Fault::Pace {
+        bytes_per_second: 128 * 1024,
+    });
+    let mut slow = stage.begin().await;
+    slow.receive(1).await;
+    let config = &stage.image.architecture("arm64").config;
+    let waiting = stage.mirror.blob(super::NGINX, &config.digest);
+    let (slow, waiting) = tokio::join!(slow.finish(), waiting);
+    stage.assert_complete(&slow);
+    super::assert_complete(&waiting, config);
+    let after = [
+        line("registry GET library/nginx/blobs/arm64.config"),
+        line("cdn GET arm64.config"),
+    ];
+    stage.assert_asked([fetch(), after.concat()]);
+}
+
+#[tokio::test]
 async fn a_blob_that_the_cdn_does_not_have_yet_is_asked_for_again() {
     join_all(Stage::both().await.map(async |stage| {
         stage.cdn().times(1).fault(Fault::status(404));
