@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use http::header::AUTHORIZATION;
 use http::{HeaderValue, Method};
 use moka::ops::compute::Op;
@@ -142,9 +143,9 @@ impl Tokens {
         }
     }
 
-    /// A token of `endpoint` for `scope`: a kept one while it is young, else a new one.
+    /// A token of `endpoint` for `scope`: a kept one for as long as it lives, else a new one.
     ///
-    /// While no new one can be had, a kept one is used for as long as it lives.
+    /// The successor of one that is no longer young is asked for meanwhile, and nobody waits for it.
     pub(super) async fn grant(
         &self,
         endpoint: &Endpoint,
@@ -157,17 +158,22 @@ impl Tokens {
             endpoint: endpoint.clone(),
             fresh,
         };
-        if let Some(token) = self.asker.young(&key) {
+        if let Some(token) = self.kept(&key) {
             return Ok(grant(token, false));
         }
-        let kept = self.asker.kept.get(&key);
-        match self.renewed(key, deadline).await {
-            Ok(token) => Ok(grant(token, true)),
-            Err(error) => kept
-                .filter(|token| token.alive(self.asker.clock.monotonic()))
-                .map(|token| grant(token, false))
-                .ok_or(error),
+        let token = self.renewed(key, deadline).await?;
+        Ok(grant(token, true))
+    }
+
+    /// The kept token if it lives. Starts its renewal when it is no longer young.
+    fn kept(&self, key: &Key) -> Option<Token> {
+        let now = self.asker.clock.monotonic();
+        let token = self.asker.kept.get(key).filter(|token| token.alive(now))?;
+        if !token.young(now) {
+            // The flight is a task of its own from its first poll on.
+            drop(self.flight(key.clone()).now_or_never());
         }
+        Some(token)
     }
 
     /// Forgets a token that the registry refused, unless a newer one has taken its place.
@@ -184,17 +190,22 @@ impl Tokens {
 
     async fn renewed(&self, key: Key, deadline: &Deadline) -> Result<Token, UpstreamError> {
         let host = host_of(&key.0.realm);
-        let asker = Arc::clone(&self.asker);
-        let flight = self.flights.run(key.clone(), || asker.renew(key));
-        match deadline.limit(flight).await {
-            Ok((Some(result), _)) => result,
-            Ok((None, _)) => Err(UpstreamError::Unreachable {
+        match deadline.limit(self.flight(key)).await {
+            Ok(Some(result)) => result,
+            Ok(None) => Err(UpstreamError::Unreachable {
                 host,
                 phase: Phase::FirstByte,
                 reason: "the process is closing".into(),
             }),
             Err(_) => Err(deadline.missed(&host, Phase::FirstByte)),
         }
+    }
+
+    /// The one renewal of `key` that runs, started by the first who asks; `None` when the process is closing.
+    async fn flight(&self, key: Key) -> Option<Result<Token, UpstreamError>> {
+        let asker = Arc::clone(&self.asker);
+        let flight = self.flights.run(key.clone(), || asker.renew(key));
+        flight.await.0
     }
 }
 

@@ -3,7 +3,10 @@
 use futures_util::future::join_all;
 
 use super::*;
-use crate::support::Fault;
+use crate::support::{At, Fault};
+
+const TOKEN: &str = "token GET library/nginx:pull";
+const HEAD: &str = "registry HEAD library/nginx/manifests/latest";
 
 #[tokio::test]
 async fn an_image_of_ten_layers_costs_one_token() {
@@ -55,7 +58,7 @@ async fn a_hundred_questions_at_once_cost_one_token() {
     let (hub, _) = nginx().await;
     let upstream = upstream(settings(&hub));
     let (nginx, latest) = (name(NGINX), reference("latest"));
-    let gate = hub.on(Origin::Token).hold(crate::support::At::Head);
+    let gate = hub.on(Origin::Token).hold(At::Head);
     let ask = || upstream.head_manifest(&nginx, &latest);
     let questions = join_all((0..100).map(|_| ask()));
     let release = async {
@@ -114,18 +117,37 @@ async fn a_token_is_renewed_at_four_fifths_of_its_life() {
     ask().await;
     clock.advance(Duration::from_secs(239));
     ask().await;
+    let before = [TOKEN, HEAD, HEAD];
+    assert_eq!(hub.take_summary(), before);
+
+    // The endpoint is silent, and nobody waits for it.
     clock.advance(Duration::from_secs(1));
+    let gate = hub.on(Origin::Token).hold(At::Head);
     ask().await;
-    assert_eq!(
-        hub.summary(),
-        [
-            "token GET library/nginx:pull",
-            "registry HEAD library/nginx/manifests/latest",
-            "registry HEAD library/nginx/manifests/latest",
-            "token GET library/nginx:pull",
-            "registry HEAD library/nginx/manifests/latest",
-        ]
-    );
+    gate.wait_for(1).await;
+    ask().await;
+    let old = authorization(&hub);
+    assert_eq!(hub.sorted_summary(), [HEAD, HEAD, TOKEN]);
+    gate.release();
+    hub.wait_until_idle().await;
+    let renewed = async {
+        while authorization(&hub) == old {
+            ask().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, renewed).await.unwrap();
+    let tokens = hub.take_summary().into_iter().filter(|line| line == TOKEN);
+    assert_eq!(tokens.count(), 1);
+    clock.advance(Duration::from_secs(239));
+    ask().await;
+    assert_eq!(hub.summary(), [HEAD]);
+}
+
+/// What the last request to the registry was authorised with.
+fn authorization(hub: &FakeHub) -> String {
+    let mut requests = hub.requests().into_iter().rev();
+    let last = requests.find(|it| it.origin == Origin::Registry).unwrap();
+    last.header("authorization").unwrap().to_owned()
 }
 
 #[tokio::test]
