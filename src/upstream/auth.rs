@@ -13,7 +13,8 @@ use reqwest::Url;
 
 use super::UpstreamError;
 use super::redirect::host_of;
-use super::token::{Endpoint, Grant, Tokens};
+use super::refusals::Refusals;
+use super::token::{Endpoint, Grant, Tokens, User};
 use super::transport::{Arrived, Deadline};
 use crate::oci::challenge::{Bearer, Challenge, parse_challenges};
 use crate::oci::scope::Scope;
@@ -24,7 +25,7 @@ pub(super) enum Access {
     /// Nothing.
     Anonymous,
     /// The credentials themselves.
-    Basic(HeaderValue),
+    Basic(User),
     /// A token.
     Bearer(Grant),
 }
@@ -34,7 +35,7 @@ impl Access {
     pub(super) fn header(&self) -> Option<&HeaderValue> {
         match self {
             Self::Anonymous => None,
-            Self::Basic(header) => Some(header),
+            Self::Basic(user) => Some(&user.basic),
             Self::Bearer(grant) => Some(grant.token.header()),
         }
     }
@@ -111,18 +112,21 @@ impl Trust {
 /// Authorises the requests to one registry.
 pub(super) struct Auth {
     trust: Trust,
-    basic: Option<HeaderValue>,
+    user: Option<User>,
+    /// What the registry itself said of the credentials.
+    refusals: Refusals,
     /// Spares a request that is only spent on being refused.
     known: Mutex<Known>,
     tokens: Tokens,
 }
 
 impl Auth {
-    /// `basic` is the credentials as a header. With a configured token endpoint and a `service` to ask it for, even
+    /// `refusals` is for what the registry itself says of `user`. With a configured token endpoint and a `service` to ask it for, even
     /// the first request carries a token.
     pub(super) fn new(
         trust: Trust,
-        basic: Option<HeaderValue>,
+        user: Option<User>,
+        refusals: Refusals,
         service: Option<&str>,
         tokens: Tokens,
     ) -> Self {
@@ -136,7 +140,8 @@ impl Auth {
         };
         Self {
             trust,
-            basic,
+            user,
+            refusals,
             known: Mutex::new(known),
             tokens,
         }
@@ -161,6 +166,9 @@ impl Auth {
     }
 
     /// What to send instead of `used`, which the registry refused with 401; `None` when there is nothing better.
+    ///
+    /// # Errors
+    /// No token can be had, the challenge cannot be answered, or the credentials are wrong.
     pub(super) async fn respond(
         &self,
         refusal: &Arrived<()>,
@@ -177,8 +185,11 @@ impl Auth {
             reason,
         })?;
         match (scheme, used) {
-            (None, _) | (Some(Scheme::Basic), Access::Basic(_)) => Ok(None),
-            (Some(Scheme::Basic), _) if self.basic.is_none() => Ok(None),
+            (None | Some(Scheme::Basic), Access::Basic(refused)) => {
+                Err(self.refused(refusal.host(), refused))
+            }
+            (None, _) => Ok(None),
+            (Some(Scheme::Basic), _) if self.user.is_none() => Ok(None),
             (Some(Scheme::Bearer(endpoint)), Access::Bearer(used))
                 if used.fresh && used.endpoint == endpoint =>
             {
@@ -188,8 +199,26 @@ impl Auth {
         }
     }
 
+    /// The registry did not answer 401: if it was asked with the credentials, they are good.
+    pub(super) fn accepted(&self, access: &Access) {
+        if let Access::Basic(_) = access {
+            self.refusals.accepted();
+        }
+    }
+
+    /// The registry at `host` answered 401 to the credentials of `user`.
+    pub(super) fn refused(&self, host: String, user: &User) -> UpstreamError {
+        let error = UpstreamError::CredentialsRefused {
+            host,
+            username: user.name.clone(),
+        };
+        self.refusals.refused(&error);
+        error
+    }
+
     /// Remembers that the registry accepted `access`, which answered its challenge.
     pub(super) fn learn(&self, access: &Access) {
+        self.accepted(access);
         let scheme = match access {
             Access::Anonymous => return,
             Access::Basic(_) => Scheme::Basic,
@@ -205,7 +234,11 @@ impl Auth {
         deadline: &Deadline,
     ) -> Result<Access, UpstreamError> {
         match scheme {
-            Scheme::Basic => Ok(self.basic.clone().map_or(Access::Anonymous, Access::Basic)),
+            Scheme::Basic => match (self.user.clone(), self.refusals.recent()) {
+                (None, _) => Ok(Access::Anonymous),
+                (Some(_), Some(error)) => Err(error),
+                (Some(user), None) => Ok(Access::Basic(user)),
+            },
             Scheme::Bearer(endpoint) => {
                 let grant = self.tokens.grant(endpoint, scope, deadline).await?;
                 Ok(Access::Bearer(grant))

@@ -42,7 +42,7 @@ pub enum UpstreamError {
     /// The configured credentials are wrong. Final until the configuration changes.
     #[error("{host} refused the credentials of user {username:?}")]
     CredentialsRefused {
-        /// The token endpoint that answered.
+        /// The host that answered: the token endpoint, or the registry itself.
         host: String,
         /// The configured user.
         username: String,

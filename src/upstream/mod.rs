@@ -14,6 +14,7 @@ mod failure;
 mod ledger;
 mod metrics;
 mod redirect;
+mod refusals;
 mod request;
 mod retry;
 mod settings;
@@ -46,6 +47,7 @@ use crate::sys::tasks::Tasks;
 use auth::{Auth, Trust};
 use counters::Tally;
 use ledger::RunningLedger;
+use refusals::Refusals;
 use request::{Question, bad_host, content_length, media_type, not_html};
 use retry::retried;
 use settings::{base_url, endpoint_url};
@@ -130,13 +132,19 @@ impl Upstream {
             stall: settings.stall,
             retries: settings.retries,
         };
-        let basic = user.as_ref().map(|user| user.basic.clone());
-        let tokens = Tokens::new(control.clone(), user, Arc::clone(&clock), tasks, limits);
+        let tokens = Tokens::new(
+            control.clone(),
+            user.clone(),
+            Arc::clone(&clock),
+            tasks,
+            limits,
+        );
+        let refusals = Refusals::new(Arc::clone(&clock));
         let trust = Trust {
             registry: base.clone(),
             token_url,
         };
-        let auth = Auth::new(trust, basic, settings.known_service(), tokens);
+        let auth = Auth::new(trust, user, refusals, settings.known_service(), tokens);
         Ok(Self(Arc::new(Inner {
             settings,
             base,

@@ -87,6 +87,11 @@ pub(super) struct Answered<B> {
 }
 
 impl<B> Answered<B> {
+    /// Whether the registry itself wants to be asked with something else.
+    fn is_unauthorized(&self) -> bool {
+        self.at_home && self.arrived.status == StatusCode::UNAUTHORIZED
+    }
+
     /// What an answer other than a success means, to a question of `kind`.
     pub(super) fn refusal(&self, kind: Kind, now: clock::Timestamp) -> Option<UpstreamError> {
         let host = self.arrived.host();
@@ -166,7 +171,8 @@ impl Inner {
         let access = self.auth.access(&question.scope, deadline).await;
         let access = access.map_err(Failure::settled)?;
         let answered = self.follow(transport, question, &access, deadline).await?;
-        if answered.arrived.status != StatusCode::UNAUTHORIZED || !answered.at_home {
+        if !answered.is_unauthorized() {
+            self.auth.accepted(&access);
             return Ok(answered);
         }
         let refusal = answered.arrived.discard().await;
@@ -181,8 +187,13 @@ impl Inner {
             }));
         };
         let answered = self.follow(transport, question, &access, deadline).await?;
-        if answered.arrived.status != StatusCode::UNAUTHORIZED {
-            self.auth.learn(&access);
+        match &access {
+            Access::Basic(user) if answered.is_unauthorized() => {
+                let host = answered.arrived.discard().await.host();
+                return Err(Failure::settled(self.auth.refused(host, user)));
+            }
+            _ if answered.is_unauthorized() => {}
+            access => self.auth.learn(access),
         }
         Ok(answered)
     }

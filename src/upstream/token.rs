@@ -4,7 +4,7 @@
 //! credentials only where they belong, and its answer is bounded.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -19,6 +19,7 @@ use serde::Deserialize;
 use super::failure::Failure;
 use super::ledger::retry_after;
 use super::redirect::host_of;
+use super::refusals::Refusals;
 use super::request::{base_headers, read};
 use super::retry::retried;
 use super::transport::{Arrived, Control, Deadline, Outgoing, Transport as _};
@@ -38,8 +39,6 @@ const KEPT_LIMIT: u64 = 8 * 1024 * 1024;
 const SHORTEST_LIFE: Duration = Duration::from_mins(1);
 /// The longest life that is believed.
 const LONGEST_LIFE: Duration = Duration::from_hours(24);
-/// How long wrong credentials are not tried again.
-const REFUSAL_MEMORY: Duration = Duration::from_mins(1);
 
 /// A token endpoint, and what it is asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -97,10 +96,10 @@ pub(super) struct Grant {
 }
 
 /// The user that tokens are asked for.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(super) struct User {
     pub(super) name: String,
-    /// Name and password as the value of `Authorization`.
+    /// Name and password as the value of `Authorization`, marked as not to be shown.
     pub(super) basic: HeaderValue,
 }
 
@@ -129,13 +128,14 @@ impl Tokens {
                 u32::try_from(size).unwrap_or(u32::MAX)
             })
             .build();
+        let refusals = Refusals::new(Arc::clone(&clock));
         let asker = Asker {
             control,
             user,
             clock,
             limits,
             kept,
-            refusal: Mutex::default(),
+            refusals,
         };
         Self {
             flights: SingleFlight::new(tasks),
@@ -230,14 +230,7 @@ struct Asker {
     clock: Arc<dyn Clock>,
     limits: Limits,
     kept: Cache<Key, Token>,
-    refusal: Mutex<Refusals>,
-}
-
-/// When the credentials were last refused.
-#[derive(Default)]
-struct Refusals {
-    last: Option<(Duration, UpstreamError)>,
-    reported: bool,
+    refusals: Refusals,
 }
 
 impl Asker {
@@ -253,7 +246,7 @@ impl Asker {
         }
         let (endpoint, scope) = &key;
         let user = self.user.as_ref().filter(|_| endpoint.trusted);
-        if let Some(error) = user.and_then(|_| self.recent_refusal()) {
+        if let Some(error) = user.and_then(|_| self.refusals.recent()) {
             return Err(error);
         }
         // Less than a question may take in all, so that whoever waits for this hears which host is to blame.
@@ -266,11 +259,11 @@ impl Asker {
         match &result {
             Ok(token) => {
                 if user.is_some() {
-                    self.accepted();
+                    self.refusals.accepted();
                 }
                 self.kept.insert(key, token.clone());
             }
-            Err(error @ UpstreamError::CredentialsRefused { .. }) => self.refused(error),
+            Err(error @ UpstreamError::CredentialsRefused { .. }) => self.refusals.refused(error),
             Err(_) => {}
         }
         result
@@ -323,26 +316,6 @@ impl Asker {
             (300..=399, _) => Some(bad(host, "the token endpoint redirects".into())),
             _ => Some(UpstreamError::Status { host, status }),
         }
-    }
-
-    fn recent_refusal(&self) -> Option<UpstreamError> {
-        let refusals = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
-        let (at, error) = refusals.last.as_ref()?;
-        let age = self.clock.monotonic().saturating_sub(*at);
-        (age < REFUSAL_MEMORY).then(|| error.clone())
-    }
-
-    fn refused(&self, error: &UpstreamError) {
-        let mut refusals = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
-        refusals.last = Some((self.clock.monotonic(), error.clone()));
-        if !std::mem::replace(&mut refusals.reported, true) {
-            tracing::error!("{error}; correct its username and password in the configuration");
-        }
-    }
-
-    fn accepted(&self) {
-        let mut refusals = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
-        *refusals = Refusals::default();
     }
 }
 

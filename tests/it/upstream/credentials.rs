@@ -1,7 +1,7 @@
 //! Credentials: to whom they go, and what happens when they are wrong.
 
 use super::*;
-use crate::support::Fault;
+use crate::support::{Fault, Recorded};
 
 const PRIVATE: &str = "alice/app";
 
@@ -158,6 +158,85 @@ async fn a_basic_challenge_is_answered_to_the_registry_alone() {
         hub.take_summary(),
         ["registry HEAD library/nginx/manifests/latest"]
     );
+}
+
+#[track_caller]
+fn assert_refused_by_the_registry(hub: &FakeHub, error: &UpstreamError) {
+    let UpstreamError::CredentialsRefused {
+        host: refusing,
+        username,
+    } = error
+    else {
+        panic!("{error:?}");
+    };
+    let registry = host(&hub.registry_url());
+    assert_eq!((refusing, &**username), (&registry, "alice"));
+    assert!(!format!("{error} {error:?}").contains("hunter2"));
+}
+
+/// Who asked for a manifest since the last call.
+fn asked_as(hub: &FakeHub) -> Vec<Option<String>> {
+    let requests = hub.take_requests();
+    assert!(requests.iter().all(|it| it.origin == Origin::Registry));
+    requests.iter().map(Recorded::basic_user).collect()
+}
+
+#[tokio::test]
+async fn wrong_credentials_are_tried_once_a_minute_at_a_registry_without_tokens() {
+    let hub = private().await;
+    let basic = Fault::Challenge("Basic realm=\"registry\"".into());
+    hub.on(Origin::Registry).fault(basic);
+    let clock = clock();
+    let settings = Settings {
+        credentials: Some(alice("hunter2")),
+        ..stranger(&hub)
+    };
+    let upstream = upstream_at(settings, &clock);
+    let ask = async |repository| {
+        let (name, reference) = (name(repository), reference("1"));
+        let asked = upstream.head_manifest(&name, &reference).await;
+        assert_refused_by_the_registry(&hub, &asked.unwrap_err());
+        assert!(!format!("{upstream:?}").contains("hunter2"));
+        asked_as(&hub)
+    };
+    assert_eq!(ask(PRIVATE).await, [None, Some("alice".into())]);
+    // The registry may still have something for everybody: it is asked, but not with the password.
+    for repository in [PRIVATE, NGINX, "library/redis"] {
+        assert_eq!(ask(repository).await, [None]);
+    }
+    clock.advance(Duration::from_mins(1));
+    assert_eq!(ask(NGINX).await, [None, Some("alice".into())]);
+}
+
+#[tokio::test]
+async fn credentials_that_a_registry_without_tokens_no_longer_accepts_are_refused() {
+    let hub = private().await;
+    let basic = Fault::Challenge("Basic realm=\"registry\"".into());
+    let manifest = Fault::body("application/vnd.oci.image.index.v1+json", "{}");
+    hub.on(Origin::Registry).times(1).fault(basic.clone());
+    let accepting = hub.on(Origin::Registry).skip(1).fault(manifest);
+    let clock = clock();
+    let settings = Settings {
+        credentials: Some(alice("hunter2")),
+        ..stranger(&hub)
+    };
+    let upstream = upstream_at(settings, &clock);
+    let (nginx, latest) = (name(NGINX), reference("latest"));
+    let ask = || upstream.get_manifest(&nginx, &latest);
+    let alice = || Some("alice".to_owned());
+    ask().await.unwrap();
+    ask().await.unwrap();
+    assert_eq!(asked_as(&hub), [None, alice(), alice()]);
+
+    accepting.disarm();
+    hub.on(Origin::Registry).fault(basic);
+    for _ in 0..3 {
+        assert_refused_by_the_registry(&hub, &ask().await.unwrap_err());
+    }
+    assert_eq!(asked_as(&hub), [alice()]);
+    clock.advance(Duration::from_mins(1));
+    assert_refused_by_the_registry(&hub, &ask().await.unwrap_err());
+    assert_eq!(asked_as(&hub), [alice()]);
 }
 
 #[tokio::test]
