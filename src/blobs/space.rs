@@ -61,8 +61,8 @@ pub enum NoRoom {
         /// What was asked for, in bytes.
         needed: u64,
     },
-    /// Everything that is held is in use.
-    #[error("{short} bytes are missing, and nothing more can be evicted")]
+    /// Evicting all that nobody reads would not be enough.
+    #[error("{short} bytes are missing, more than eviction can give")]
     Full {
         /// What is missing, in bytes.
         short: u64,
@@ -152,7 +152,9 @@ impl Space {
                 reservation.bytes += bytes;
                 return Ok(());
             }
-            if !self.evict(short, &mut skipped)? {
+            // Where others filled the disk, emptying the cache would help nobody.
+            let is_vain = short > self.index.usage()?.bytes;
+            if is_vain || !self.evict(short, &mut skipped)? {
                 return Err(NoRoom::Full { short }.into());
             }
         }
@@ -166,7 +168,8 @@ impl Space {
         };
         let disk = self.disk.space(&self.directory).map_err(unknown)?;
         let cap = self.limits.max_size.of(disk.total);
-        let fixed = self.index_bytes().saturating_add(MARGIN.min(cap / 16));
+        let margin = MARGIN.min(cap / 16);
+        let fixed = self.index_bytes().saturating_add(margin);
         if fixed.saturating_add(bytes) > cap {
             return Err(NoRoom::TooLarge { needed: bytes }.into());
         }
@@ -182,6 +185,7 @@ impl Space {
         let unwritten = state.reserved.saturating_sub(state.written);
         let wanted = bytes
             .saturating_add(unwritten)
+            .saturating_add(margin)
             .saturating_add(self.limits.min_free.of(disk.total));
         Ok(over_cap.max(wanted.saturating_sub(disk.available)))
     }

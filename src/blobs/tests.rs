@@ -369,8 +369,10 @@ async fn reservations_count_until_they_go_and_never_pass_the_cap() {
 }
 
 #[tokio::test]
-async fn the_disk_keeps_its_minimum_free() {
+async fn the_disk_keeps_its_minimum_free_and_nothing_is_evicted_in_vain() {
     let mut fixture = Fixture::new();
+    let (blobs, clock) = fixture.open_with_clock();
+    let held = fill(&blobs, &clock, 1, MIB).await.unwrap();
     fixture.limits.min_free = Share::Percent(100);
     let (blobs, _) = fixture.open_with_clock();
     let refused = reserve(&blobs, 1).await.unwrap_err();
@@ -378,6 +380,7 @@ async fn the_disk_keeps_its_minimum_free() {
         matches!(refused, ReserveError::NoRoom(NoRoom::Full { .. })),
         "{refused}"
     );
+    assert!(is_held(&blobs, held).await);
 }
 
 #[tokio::test]
