@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 /// How an answer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,6 +163,20 @@ impl Download {
     pub(crate) async fn begin(url: &str, headers: &[(&str, &str)]) -> Self {
         let (host, path) = split(url);
         let mut stream = TcpStream::connect(host).await.expect("the server listens");
+        send(&mut stream, "GET", path, headers).await;
+        Self {
+            stream,
+            received: Vec::new(),
+        }
+    }
+
+    /// As [`Self::begin`], with a kernel that holds little of what is not read yet: a server notices soon.
+    pub(crate) async fn begin_narrow(url: &str, headers: &[(&str, &str)]) -> Self {
+        let (host, path) = split(url);
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(64 * 1024).expect("a buffer");
+        let address = host.parse().expect("an address");
+        let mut stream = socket.connect(address).await.expect("the server listens");
         send(&mut stream, "GET", path, headers).await;
         Self {
             stream,

@@ -50,7 +50,8 @@ fn rounds() -> usize {
     }
 }
 
-fn seed() -> u64 {
+/// The seed of a test: what `MIRROR_SEED` says, else a new one.
+pub(crate) fn seed() -> u64 {
     let chosen = std::env::var("MIRROR_SEED").ok();
     let seed = chosen.map_or_else(|| Rng::new().u64(..), |seed| seed.parse().unwrap());
     println!("MIRROR_SEED={seed}");

@@ -12,10 +12,13 @@ mod support;
 
 mod bad_input;
 mod boot;
+mod cap;
 mod cli;
 mod client;
 mod documents;
 mod drain;
+mod du;
+mod evict;
 mod fake_hub;
 mod faults;
 mod herd;
