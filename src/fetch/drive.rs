@@ -229,6 +229,8 @@ impl<'a> Download<'a> {
         if let Some(spool) = self.spool.take() {
             self.shared.blobs.discard(spool).await;
         }
+        // Given back first: the new spool takes its place.
+        self.reservation = None;
         *self = Self::prepare(self.shared, self.flight).await?;
         Ok(self.machine.start())
     }

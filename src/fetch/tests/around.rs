@@ -147,3 +147,31 @@ async fn a_blob_of_unknown_length_takes_space_as_it_grows() {
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_begins_again_takes_its_space_once() {
+    let mut fixture = Fixture::new(0);
+    fixture.limit(3_500_000);
+    let (content, digest) = blob(2 * MIB);
+    let refusals = (0..3).map(|_| Script::Refuse(reset()));
+    let useless = Script::Refuse(UpstreamError::BadAnswer {
+        host: "a".to_owned(),
+        reason: "the range is not one".to_owned(),
+    });
+    let scripts = [broken(&content, 0, 1_500_000)]
+        .into_iter()
+        .chain(refusals)
+        .chain([useless, whole(&content)]);
+    let source = Scripted::new("a", scripts);
+    let join = || {
+        let size = Some(content.len() as u64);
+        fixture.fetch.join(digest, size, source.clone())
+    };
+    read(join(), None).await.unwrap_err();
+    fixture.settled().await;
+    assert_eq!(fixture.spooled(), 1);
+    assert_eq!(read(join(), None).await.unwrap(), content);
+    fixture.settled().await;
+    assert!(fixture.cached(digest).await);
+    assert_eq!(source.offsets().last(), Some(&0));
+}
