@@ -148,10 +148,14 @@ impl Blobs {
         tasks::blocking(move || space.figures()).await
     }
 
-    /// Notes that a held blob was used. Costs no write; [`write_uses`](Self::write_uses) makes it last.
-    fn note_use(&self, digest: Digest) {
+    /// Notes that a held blob was used. Costs no write; [`write_uses`](Self::write_uses) makes it last. Beyond
+    /// what is noted until then, a use of yet another blob is forgotten.
+    pub fn note_use(&self, digest: Digest) {
         let now = self.clock.wall();
-        self.uses().insert(digest, now);
+        let mut uses = self.uses();
+        if uses.len() < USES || uses.contains_key(&digest) {
+            uses.insert(digest, now);
+        }
     }
 
     /// Writes the uses that were noted since the last time.
@@ -192,8 +196,10 @@ impl Blobs {
         match self.store.open(digest)? {
             Some(file) if file.size().is_ok_and(|found| found == size) => {
                 self.note_use(digest);
-                if self.uses().len() >= USES {
-                    self.settle_uses()?;
+                if self.uses().len() >= USES
+                    && let Err(error) = self.settle_uses()
+                {
+                    warn!(%error, "the order of eviction is not written");
                 }
                 let reading = Arc::new(reading);
                 Ok(Lookup::Held(HeldBlob {

@@ -71,6 +71,8 @@ impl Inner {
         range: Option<ByteRange>,
     ) -> Result<Result<Answer<BlobContent>, MissReason>, RegistryError> {
         if let Some(bytes) = self.memory.blob(digest).filter(|_| member.is_some()) {
+            // Or its file would be the first to be evicted.
+            self.parts.blobs.note_use(digest);
             let content = small::content(digest, &bytes, range)?;
             return Ok(Ok(self.answer(content, Outcome::Hit)));
         }

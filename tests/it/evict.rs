@@ -12,7 +12,7 @@ use bytes::Bytes;
 use crate::cap::{assert_whole, assert_within, capped, outcome};
 use crate::client::{Download, Response};
 use crate::du::Watch;
-use crate::process::{Process, wait_until};
+use crate::process::{Launch, Process, wait_until};
 use crate::support::image::seeded_bytes;
 use crate::support::{FakeHub, digest_of};
 
@@ -166,4 +166,26 @@ async fn while_everything_is_being_read_pulls_pass_through_and_are_kept_again_af
     stage.wait_until_cached(&another).await;
     assert_eq!(stage.pull(&another).await, "hit");
     assert_within(watch.stop(), CAP);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_blob_that_is_served_from_memory_keeps_its_place_on_disk() {
+    let mut stage = Stage::new().await;
+    // One that may keep small blobs in memory takes the place of the other.
+    stage.mirror.terminate();
+    stage.mirror = Launch::of(&stage.hub, stage.data.path())
+        .set("CACHE__MAX_SIZE", &CAP.to_string())
+        .start()
+        .await;
+    let small = stage.publish(10_000);
+    assert_eq!(stage.pull(&small).await, "miss; reason=absent");
+    stage.wait_until_cached(&small).await;
+    for _ in 0..48 {
+        assert_eq!(stage.pull(&small).await, "hit");
+        let large = stage.publish(4 * MIB);
+        assert_eq!(stage.pull(&large).await, "miss; reason=absent");
+        stage.wait_until_cached(&large).await;
+        assert_eq!(stage.pull(&large).await, "hit");
+    }
+    assert!(stage.path(&small).exists());
 }
