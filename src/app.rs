@@ -313,6 +313,7 @@ fn proxy_settings(settings: &Settings, upstream: &UpstreamSettings) -> proxy::Se
         tag_ttl: settings.cache.tag_ttl,
         revalidate_timeout: settings.cache.revalidate_timeout,
         memory: settings.cache.memory.as_u64(),
+        never_cache: settings.cache.never_cache.clone(),
         stall: upstream.stall,
         retries: upstream.retries,
     }

@@ -82,6 +82,8 @@ pub enum BypassReason {
     DiskError,
     /// Nothing could be evicted to make room.
     NoRoom,
+    /// The configuration says that it is not kept.
+    NeverCache,
 }
 
 /// Why nothing was served.
@@ -175,6 +177,7 @@ impl BypassReason {
         match self {
             Self::DiskError => "disk_error",
             Self::NoRoom => "no_room",
+            Self::NeverCache => "never_cache",
         }
     }
 }

@@ -84,7 +84,7 @@ impl Key {
 }
 
 /// Every key, in the order of the reference.
-pub(super) static KEYS: [Key; 24] = [
+pub(super) static KEYS: [Key; 26] = [
     Key::global("server.listen", |s, v| {
         v.listen().map(|it| s.server.listen = it)
     }),
@@ -121,6 +121,10 @@ pub(super) static KEYS: [Key; 24] = [
     Key::global("cache.finish_abandoned", |s, v| {
         v.size().map(|it| s.cache.finish_abandoned = it)
     }),
+    Key::global("cache.never_cache", |s, v| {
+        v.images().map(|it| s.cache.never_cache = it)
+    }),
+    Key::global("cache.pin", |s, v| v.images().map(|it| s.cache.pin = it)),
     Key::upstream("upstreams.*.url", |u, v| v.url().map(|it| u.url = it)),
     Key::upstream("upstreams.*.token_url", |u, v| {
         v.url().map(|it| u.token_url = Some(it))

@@ -8,6 +8,7 @@ use http::Uri;
 
 use super::{ByteSize, ListenAddress};
 use crate::blobs::{Limits, Share};
+use crate::oci::ImagePatterns;
 use crate::sys::secret::Secret;
 pub use crate::sys::telemetry::Settings as LogSettings;
 
@@ -115,6 +116,10 @@ pub struct CacheSettings {
     pub revalidate_timeout: Duration,
     /// A download that nobody reads any more is finished when at most this much is missing.
     pub finish_abandoned: ByteSize,
+    /// Images that are passed through and not kept.
+    pub never_cache: ImagePatterns,
+    /// Images that are not evicted.
+    pub pin: ImagePatterns,
 }
 
 impl Default for CacheSettings {
@@ -128,6 +133,8 @@ impl Default for CacheSettings {
             tag_ttl: Duration::from_mins(1),
             revalidate_timeout: Duration::from_secs(3),
             finish_abandoned: ByteSize::bytes(1 << 30),
+            never_cache: ImagePatterns::default(),
+            pin: ImagePatterns::default(),
         }
     }
 }

@@ -8,6 +8,7 @@ use http::Uri;
 
 use super::{ByteSize, ListenAddress, suggest};
 use crate::blobs::Share;
+use crate::oci::ImagePatterns;
 use crate::sys::secret::Secret;
 
 /// Longer waits are mistakes, and would overflow the arithmetic of deadlines.
@@ -198,6 +199,20 @@ impl Value {
         Ok(addresses)
     }
 
+    /// One pattern over images or several. A [`Bare`](Self::Bare) value separates them by commas.
+    pub(super) fn images(&self) -> Result<ImagePatterns, Fault> {
+        const HELP: &str = r#"write a list of patterns such as ["nginx:1.*", "acme/**"]"#;
+        let texts = match self {
+            Self::Bare(text) => split_outside_braces(text),
+            Self::List(items) => items
+                .iter()
+                .map(|item| item.str_or("a pattern over images", HELP))
+                .collect::<Result<_, _>>()?,
+            _ => vec![self.str_or("a list of patterns over images", HELP)?],
+        };
+        ImagePatterns::parse(texts).map_err(|why| Fault::new(why.to_string(), HELP))
+    }
+
     /// An absolute http or https URL that holds neither credentials nor a query.
     pub(super) fn url(&self) -> Result<Uri, Fault> {
         const HELP: &str = r#"write a URL such as "https://registry-1.docker.io""#;
@@ -227,6 +242,20 @@ impl Value {
 /// Port 0 stands for a fresh port each time.
 const fn is_any_port(address: &ListenAddress) -> bool {
     matches!(address, ListenAddress::Tcp { port: 0, .. })
+}
+
+/// The parts of `a,b{c,d}`: a comma within braces is the pattern's own.
+fn split_outside_braces(text: &str) -> Vec<&str> {
+    let mut depth = 0_usize;
+    let is_separator = |character| {
+        match character {
+            '{' => depth += 1,
+            '}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        character == ',' && depth == 0
+    };
+    text.split(is_separator).map(str::trim).collect()
 }
 
 /// `"a", "b" or "c"`.

@@ -1,4 +1,4 @@
-//! Around the cache: one reader's own transfer, when the disk cannot take part.
+//! Around the cache: one reader's own transfer, when the disk cannot or shall not take part.
 //!
 //! Nothing is shared and nothing is kept. The rule about the tail holds all the same: the last bytes of a whole blob
 //! are handed out only once the digest of all of it matched.
@@ -52,6 +52,11 @@ impl Direct {
             held: VecDeque::new(),
             held_bytes: 0,
         }
+    }
+
+    /// Whether a part of the blob is wanted, which has no digest; only meant before it is read.
+    pub(super) const fn is_part(&self) -> bool {
+        self.verified
     }
 
     /// Waits until the upstream answers; yields the blob's length in bytes, if it is known.

@@ -170,6 +170,16 @@ impl Reader {
             .await
     }
 
+    /// As [`opened`](Self::opened) for a reader that goes around the cache and wants `span` alone: the upstream is
+    /// asked from there on.
+    ///
+    /// # Errors
+    /// The upstream does not answer.
+    pub async fn opened_at(&mut self, span: Span) -> Result<Option<u64>, FetchError> {
+        let part = self.around(span.start, None);
+        self.direct.insert(part).opened().await
+    }
+
     /// A transfer of its own from `offset` on, after the bytes that `hasher` has.
     fn around(&self, offset: u64, hasher: Option<Hasher>) -> Direct {
         let source = Arc::clone(&self.source);
@@ -199,7 +209,8 @@ impl Reader {
     pub fn stream(mut self, span: Option<Span>, promised: Option<u64>) -> FlightBody {
         let (at, end) = span.map_or((0, None), |span| (span.start, Some(span.end)));
         // A part of a blob has no digest to wait for: what was opened for the whole does not serve it.
-        let direct = self.direct.take().filter(|_| span.is_none());
+        let direct = self.direct.take();
+        let direct = direct.filter(|direct| direct.is_part() == span.is_some());
         let follower = Follower {
             reader: self,
             at,

@@ -32,7 +32,7 @@ use crate::registry::BypassReason;
 use crate::sys::tasks::Tasks;
 use crate::upstream::{BlobBody, UpstreamError};
 
-use flight::Flight;
+use flight::{Flight, Progress};
 pub use flight::{FlightBody, Reader};
 use metrics::Ends;
 use part::Parts;
@@ -114,6 +114,9 @@ pub enum FetchError {
         /// What is missing, in words.
         reason: String,
     },
+    /// The blob is none to be kept.
+    #[error("the blob is passed through")]
+    PassedThrough,
     /// Nobody read on and much was missing; what came is kept for a while.
     #[error("the download was abandoned")]
     Abandoned,
@@ -133,6 +136,7 @@ impl FetchError {
             Self::Gap { .. } => "gap",
             Self::Disk { .. } => "disk",
             Self::NoRoom { .. } => "no_room",
+            Self::PassedThrough => "passed_through",
             Self::Abandoned => "abandoned",
             Self::Closing => "closing",
         }
@@ -140,11 +144,12 @@ impl FetchError {
 }
 
 impl FetchError {
-    /// Why readers go around the cache instead of failing: only the disk stands in the way.
+    /// Why readers go around the cache instead of failing: the upstream has the blob, and it is only not kept here.
     pub const fn bypass(&self) -> Option<BypassReason> {
         match self {
             Self::Disk { .. } => Some(BypassReason::DiskError),
             Self::NoRoom { .. } => Some(BypassReason::NoRoom),
+            Self::PassedThrough => Some(BypassReason::NeverCache),
             _ => None,
         }
     }
@@ -209,6 +214,18 @@ impl Fetch {
             .tasks
             .spawn("flight", async move { drive::run(shared, flight).await });
         reader
+    }
+
+    /// A reader of a transfer of its own, of which nothing is kept and that nobody joins.
+    pub fn around(&self, digest: Digest, source: Arc<dyn Source>) -> Reader {
+        let flight = Flight::new(digest, None, Arc::clone(&source));
+        flight.progress.send_replace(Progress::Failed {
+            error: FetchError::PassedThrough,
+            total: None,
+            readable: None,
+            _space: None,
+        });
+        Reader::join(Arc::new(flight), Role::Leader, source, None)
     }
 
     /// How many flights are under way.

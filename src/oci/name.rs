@@ -174,6 +174,16 @@ impl FromStr for Tag {
     }
 }
 
+impl Reference {
+    /// The digest, if it is one.
+    pub const fn digest(&self) -> Option<Digest> {
+        match self {
+            Self::Tag(_) => None,
+            Self::Digest(digest) => Some(*digest),
+        }
+    }
+}
+
 impl FromStr for Reference {
     type Err = ReferenceError;
 

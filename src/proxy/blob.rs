@@ -20,7 +20,11 @@ impl Inner {
         name: &RepositoryName,
         digest: Digest,
     ) -> Result<Answer<BlobFacts>, RegistryError> {
-        let found = self.find_facts(name, digest).await;
+        let found = if self.passes(name, None) {
+            self.passed_facts(name, digest).await
+        } else {
+            self.find_facts(name, digest).await
+        };
         found.map_err(|failure| failure.registry_error(Wanted::Blob(name, digest)))
     }
 
@@ -36,12 +40,8 @@ impl Inner {
         }
         let told = self.prove_blob(name, digest).await?;
         let stated = member.and_then(|membership| membership.size);
-        let size = held.or(stated).or(told).ok_or_else(|| {
-            Failure::bad(format!(
-                "{} does not tell the length of {digest}",
-                self.upstream_name()
-            ))
-        })?;
+        let size = held.or(stated).or(told);
+        let size = size.ok_or_else(|| self.without_length(digest))?;
         let outcome = match held {
             Some(_) => Outcome::Revalidated,
             None => Outcome::Miss(MissReason::Absent),
@@ -55,6 +55,9 @@ impl Inner {
         digest: Digest,
         range: Option<ByteRange>,
     ) -> Result<Answer<BlobContent>, RegistryError> {
+        if self.passes(name, None) {
+            return self.passed_blob(name, digest, range).await;
+        }
         let member = self.member(name, digest).await;
         match self.held_blob(name, digest, member, range).await? {
             Ok(answer) => Ok(answer),
@@ -137,19 +140,27 @@ impl Inner {
         }
     }
 
+    pub(super) fn source(
+        self: &Arc<Self>,
+        name: &RepositoryName,
+        digest: Digest,
+    ) -> Arc<RepositorySource> {
+        Arc::new(RepositorySource {
+            inner: Arc::clone(self),
+            name: name.clone(),
+            digest,
+        })
+    }
+
     fn join(
         self: &Arc<Self>,
         name: &RepositoryName,
         digest: Digest,
         member: Option<Membership>,
     ) -> Reader {
-        let source = RepositorySource {
-            inner: Arc::clone(self),
-            name: name.clone(),
-            digest,
-        };
         let size = member.and_then(|membership| membership.size);
-        self.parts.fetch.join(digest, size, Arc::new(source))
+        let source = self.source(name, digest);
+        self.parts.fetch.join(digest, size, source)
     }
 
     /// Makes sure that the blob belongs to the repository, asking the upstream if that is not known.
@@ -165,9 +176,14 @@ impl Inner {
         Ok(Outcome::Revalidated)
     }
 
+    pub(super) fn without_length(&self, digest: Digest) -> Failure {
+        let upstream = self.upstream_name();
+        Failure::bad(format!("{upstream} does not tell the length of {digest}"))
+    }
+
     /// Asks the upstream by `HEAD`, with the repository's own rights, whether the blob is there; yields its length
     /// if that is told.
-    async fn prove_blob(
+    pub(super) async fn prove_blob(
         self: &Arc<Self>,
         name: &RepositoryName,
         digest: Digest,

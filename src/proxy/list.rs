@@ -8,9 +8,10 @@ use serde_json::{Value, json};
 use tracing::{info, warn};
 
 use super::Inner;
+use super::around::PASSED;
 use super::failure::{Failure, Wanted};
 use crate::index::ListRecord;
-use crate::oci::{Digest, MediaType, Reference, RepositoryName};
+use crate::oci::{Digest, MediaType, Reference, RepositoryName, Tag};
 use crate::registry::{
     Answer, MissReason, Outcome, PageRequest, ReferrersContent, RegistryError, TagPage,
 };
@@ -90,6 +91,9 @@ impl Inner {
     where
         F: Future<Output = Result<Bytes, Failure>> + Send + 'static,
     {
+        if self.passes(name, None) {
+            return self.ask_list(name, &key, question).await;
+        }
         let held = self.held_list(name, &key).await;
         let age = held
             .as_ref()
@@ -136,7 +140,7 @@ impl Inner {
         self.fact(move |index| index.list(&repository, &key)).await
     }
 
-    /// Asks the upstream for a list, once however many ask, and keeps it.
+    /// Asks the upstream for a list, once however many ask, and keeps it unless it is to be passed through.
     async fn ask_list<F>(
         self: &Arc<Self>,
         name: &RepositoryName,
@@ -146,6 +150,7 @@ impl Inner {
     where
         F: Future<Output = Result<Bytes, Failure>> + Send + 'static,
     {
+        let passes = self.passes(name, None);
         let kept = || {
             let (inner, repository, key) = (Arc::clone(self), self.key(name), key.to_owned());
             let asked = question();
@@ -154,6 +159,9 @@ impl Inner {
                     bytes: asked.await?,
                     fetched: inner.parts.clock.wall(),
                 };
+                if passes {
+                    return Ok(list);
+                }
                 let (index, written) = (Arc::clone(&inner.parts.index), list.clone());
                 let kept =
                     tasks::blocking(move || index.set_list(&repository, &key, &written)).await;
@@ -166,6 +174,7 @@ impl Inner {
         let (answer, role) = self.listing.run((name.clone(), key.to_owned()), kept).await;
         let list = answer.unwrap_or(Err(Failure::Busy))?;
         let outcome = match role {
+            _ if passes => PASSED,
             Role::Leader => Outcome::Miss(MissReason::Absent),
             Role::Follower => Outcome::Coalesced,
         };
@@ -211,12 +220,17 @@ impl Inner {
         }
         let tag = format!("{}-{}", digest.algorithm(), digest.encoded());
         let tag = tag.get(..tag.len().min(97)).unwrap_or_default();
-        let reference: Reference = tag.parse().map_err(|_| Failure::bad("no referrers tag"))?;
+        let tag: Tag = tag.parse().map_err(|_| Failure::bad("no referrers tag"))?;
+        let reference = Reference::Tag(tag.clone());
         match self.parts.upstream.get_manifest(name, &reference).await {
-            Ok(body) => self
-                .keep(name, body, None, None)
-                .await
-                .and_then(|manifest| entries(&manifest.bytes).map(|_| manifest.bytes)),
+            Ok(body) => {
+                let manifest = if self.passes(name, Some(&tag)) {
+                    self.verified(body, None)?.1
+                } else {
+                    self.keep(name, body, None, None).await?
+                };
+                entries(&manifest.bytes).map(|_| manifest.bytes)
+            }
             Err(error) => match Failure::from(error) {
                 failure if failure.is_absence() => encode(&index(&[])),
                 failure => Err(failure),

@@ -80,8 +80,11 @@ impl Inner {
         Some(membership)
     }
 
-    /// Notes that a digest belongs to a repository.
+    /// Notes that a digest belongs to a repository, unless nothing of that is kept.
     pub(super) async fn admit(&self, name: &RepositoryName, digest: Digest, size: Option<u64>) {
+        if self.passes(name, None) {
+            return;
+        }
         self.memory.keep_member(name, digest, Membership { size });
         let (index, key) = (Arc::clone(&self.parts.index), self.key(name));
         let written = tasks::blocking(move || index.insert_member(&key, digest, size)).await;
@@ -157,21 +160,31 @@ impl Inner {
         wanted: Option<Digest>,
         tag: Option<(Tag, Timestamp)>,
     ) -> Result<ManifestContent, Failure> {
-        let (manifest, digest) = verify(self.upstream_name(), body, wanted)?;
-        let content = ManifestContent {
-            digest,
-            media_type: manifest.media_type().as_str().into(),
-            bytes: manifest.bytes().clone(),
-        };
+        let (manifest, content) = self.verified(body, wanted)?;
         let members = members(&manifest);
         self.remember(name, &content, &members, tag.as_ref());
         let (inner, name, kept) = (Arc::clone(self), name.clone(), content.clone());
         let written =
             tasks::blocking(move || inner.record(&name, &kept, &members, tag.as_ref())).await;
         if let Err(error) = written {
-            warn!(%digest, %error, "a manifest is kept in memory only");
+            warn!(digest = %content.digest, %error, "a manifest is kept in memory only");
         }
         Ok(content)
+    }
+
+    /// A manifest that came from the upstream, if it is what was asked for.
+    pub(super) fn verified(
+        &self,
+        body: ManifestBody,
+        wanted: Option<Digest>,
+    ) -> Result<(Manifest, ManifestContent), Failure> {
+        let (manifest, digest) = verify(self.upstream_name(), body, wanted)?;
+        let content = ManifestContent {
+            digest,
+            media_type: manifest.media_type().as_str().into(),
+            bytes: manifest.bytes().clone(),
+        };
+        Ok((manifest, content))
     }
 
     fn remember(

@@ -5,8 +5,10 @@
 //!   repository's upstream has answered for it;
 //! - a tag is served without asking while it is fresh, and stale rather than not at all when the upstream fails;
 //! - whatever is asked of the upstream is asked once, however many clients wait for it, and goes on when they leave;
-//! - a warm pull asks the upstream nothing and writes nothing.
+//! - a warm pull asks the upstream nothing and writes nothing;
+//! - of what is never to be cached nothing is kept, on disk or in memory.
 
+mod around;
 mod blob;
 mod failure;
 mod list;
@@ -23,7 +25,7 @@ use std::time::Duration;
 use crate::blobs::Blobs;
 use crate::fetch::Fetch;
 use crate::index::{Index, RepositoryKey};
-use crate::oci::{ByteRange, Digest, Reference, RepositoryName, Tag};
+use crate::oci::{ByteRange, Digest, ImagePatterns, Reference, RepositoryName, Tag};
 use crate::registry::{
     Answer, BlobContent, BlobFacts, Caller, ManifestContent, PageRequest, ReferrersContent,
     Registry, Reply, TagPage,
@@ -47,6 +49,8 @@ pub struct Settings {
     pub revalidate_timeout: Duration,
     /// How many bytes of manifests and small blobs are kept in memory, half of them each.
     pub memory: u64,
+    /// What is passed through each time, and not kept.
+    pub never_cache: ImagePatterns,
     /// How long a blob may yield no byte before its transfer counts as broken.
     pub stall: Duration,
     /// How many failures in a row, without progress, a blob's transfer survives.
@@ -85,6 +89,7 @@ struct Inner {
     memory: Memory,
     resolving: Once<(RepositoryName, Tag), Resolved>,
     fetching: Once<(RepositoryName, Digest), ManifestContent>,
+    passing: Once<(RepositoryName, Reference), ManifestContent>,
     proving_manifests: Once<(RepositoryName, Digest), ()>,
     proving_blobs: Once<(RepositoryName, Digest), Option<u64>>,
     listing: Once<(RepositoryName, String), FetchedList>,
@@ -98,6 +103,7 @@ impl Proxy {
             memory: Memory::new(settings.memory),
             resolving: SingleFlight::new(tasks()),
             fetching: SingleFlight::new(tasks()),
+            passing: SingleFlight::new(tasks()),
             proving_manifests: SingleFlight::new(tasks()),
             proving_blobs: SingleFlight::new(tasks()),
             listing: SingleFlight::new(tasks()),
@@ -137,6 +143,13 @@ impl Registry for Proxy {
         reference: &'a Reference,
     ) -> Reply<'a, ManifestContent> {
         Box::pin(async move {
+            let tag = match reference {
+                Reference::Tag(tag) => Some(tag),
+                Reference::Digest(_) => None,
+            };
+            if self.inner.passes(name, tag) {
+                return self.inner.passed_manifest(name, reference).await;
+            }
             match reference {
                 Reference::Tag(tag) => self.inner.manifest_by_tag(name, tag).await,
                 Reference::Digest(digest) => self.inner.manifest_by_digest(name, *digest).await,

@@ -14,7 +14,7 @@ use std::process::Command;
 
 use mirror::cli::Exit;
 use mirror::config::{self, Environment, Loaded, Overrides};
-use mirror::registry::{ErrorReason, MissReason, Outcome, StaleReason};
+use mirror::registry::{BypassReason, ErrorReason, MissReason, Outcome, StaleReason};
 use serde_json::Value;
 
 /// The directories that a path in a document may begin with.
@@ -483,6 +483,7 @@ fn the_readme_lists_the_outcomes() {
         Outcome::Revalidated,
         Outcome::Coalesced,
         Outcome::Miss(MissReason::Absent),
+        Outcome::Bypass(BypassReason::NeverCache),
         Outcome::Stale(StaleReason::Timeout),
         Outcome::Error(ErrorReason::NotFound),
     ];

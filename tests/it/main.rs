@@ -27,6 +27,7 @@ mod kill;
 mod lists;
 mod memory;
 mod mirror;
+mod never_cache;
 mod process;
 mod pull;
 mod space;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::oci::ImagePatterns;
 
 #[test]
 fn every_key_takes_effect() {
@@ -23,6 +24,8 @@ fn every_key_takes_effect() {
         tag_ttl = "1h"
         revalidate_timeout = "500ms"
         finish_abandoned = "2GB"
+        never_cache = ["acme/app:dev-*", "{nginx,redis}"]
+        pin = "alpine"
         [upstreams."docker.io"]
         url = "http://127.0.0.1:8080/hub/"
         token_url = "http://127.0.0.1:8081/token"
@@ -56,6 +59,12 @@ fn every_key_takes_effect() {
         Duration::from_millis(500)
     );
     assert_eq!(settings.cache.finish_abandoned.as_u64(), 2_000_000_000);
+    let (dev, nginx) = (Some("dev-1"), "library/nginx");
+    assert!(is_about(&settings.cache.never_cache, "acme/app", dev));
+    assert!(!is_about(&settings.cache.never_cache, "acme/app", None));
+    assert!(is_about(&settings.cache.never_cache, nginx, None));
+    assert!(is_about(&settings.cache.pin, "library/alpine", None));
+    assert!(!is_about(&settings.cache.pin, nginx, None));
     let hub = &settings.upstreams["docker.io"];
     assert_eq!(hub.url.to_string(), "http://127.0.0.1:8080/hub");
     assert_eq!(hub.token_url.as_ref().unwrap().path(), "/token");
@@ -69,6 +78,11 @@ fn every_key_takes_effect() {
     assert!(!settings.log.format.is_pretty());
     let access = crate::sys::telemetry::AccessTarget::File("/var/log/mirror.log".into());
     assert_eq!(settings.log.access, access);
+}
+
+fn is_about(patterns: &ImagePatterns, repository: &str, tag: Option<&str>) -> bool {
+    let tag = tag.map(|tag| tag.parse().unwrap());
+    patterns.matches("docker.io", &repository.parse().unwrap(), tag.as_ref())
 }
 
 /// A line, what is said about it, and a part of the help.
@@ -179,6 +193,57 @@ fn sizes_that_do_not_fit_are_refused() {
         ),
     ];
     assert_refused("cache", &cases);
+}
+
+#[test]
+fn patterns_that_do_not_fit_are_refused() {
+    const EXAMPLE: &str = r#"["nginx:1.*", "acme/**"]"#;
+    let cases = [
+        (
+            "never_cache = 1",
+            "never_cache: expected a list of patterns over images, found an integer",
+            EXAMPLE,
+        ),
+        (
+            "never_cache = [\"nginx\", 1]",
+            "never_cache: expected a pattern over images, found an integer",
+            EXAMPLE,
+        ),
+        (
+            "pin = [\"nginx\", \"acme/App\"]",
+            "pin: \"acme/App\": 'A' at character 6 is in no image's name: those have lower-case letters, digits, '.', '_' and '-'",
+            EXAMPLE,
+        ),
+        (
+            "never_cache = [\"{nginx\"]",
+            "never_cache: \"{nginx\": unclosed alternate group; missing '}' (maybe escape '{' with '[{]'?)",
+            EXAMPLE,
+        ),
+    ];
+    assert_refused("cache", &cases);
+}
+
+#[test]
+fn a_pattern_that_does_not_fit_is_shown_in_its_line() {
+    assert_eq!(
+        messages("[cache]\nnever_cache = [\"nginx:\"]\n"),
+        r#"error: cache.never_cache: "nginx:": nothing stands after the colon: leave it out, or write a tag
+  --> mirror.toml:2:15
+   |
+ 2 | never_cache = ["nginx:"]
+   |               ^^^^^^^^^^
+  help: write a list of patterns such as ["nginx:1.*", "acme/**"]"#
+    );
+}
+
+#[test]
+fn a_variable_separates_patterns_by_commas_outside_of_braces() {
+    let variable = ("MIRROR_CACHE__NEVER_CACHE", "{nginx,redis}:dev, acme/**");
+    let settings = Sandbox::new("", &[variable]).load().unwrap().settings;
+    let patterns = &settings.cache.never_cache;
+    assert!(is_about(patterns, "library/redis", Some("dev")));
+    assert!(is_about(patterns, "acme/a/b", None));
+    assert!(!is_about(patterns, "library/dev", None));
 }
 
 #[test]
