@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,9 +26,9 @@ use crate::index::{Index, IndexError, SqliteIndex};
 use crate::proxy::{self, Proxy};
 use crate::store::{FsStore, StoreError, Sync};
 use crate::sys::clock::{self, Clock};
-use crate::sys::fs::{Disk, OsDisk, read_small};
+use crate::sys::fs::{Disk, FileSystemKind, OsDisk, read_small};
 use crate::sys::process;
-use crate::sys::tasks::Tasks;
+use crate::sys::tasks::{self, Tasks};
 use crate::sys::telemetry::{AccessLog, TelemetryError};
 use crate::upstream::{self, Credentials, Upstream, UpstreamCollector};
 
@@ -135,6 +135,8 @@ impl App {
         });
         let disk: Arc<dyn Disk> = Arc::new(OsDisk);
         let (dir, wait) = (&settings.storage.dir, settings.server.lock_wait);
+        // Before the lock and the index, which may be what fails there.
+        report_file_system(Arc::clone(&disk), dir).await;
         let directory = DataDirectory::open(&*disk, dir, wait).await?;
         let index: Arc<dyn Index> = Arc::new(SqliteIndex::open(&directory.index())?);
         let store = FsStore::open(Arc::clone(&disk), dir, sync(settings.storage.fsync))?;
@@ -227,6 +229,19 @@ async fn write_uses(blobs: Blobs, closing: impl Future<Output = ()>) {
         if over {
             return;
         }
+    }
+}
+
+/// Says once when the data directory is not on a local disk: it may work, and may lose or damage what is kept.
+async fn report_file_system(disk: Arc<dyn Disk>, dir: &Path) {
+    let below = dir.to_owned();
+    // Before the first start only some directory above it is there.
+    let asked = move || below.ancestors().find_map(|path| disk.kind(path).ok());
+    if let Some(FileSystemKind::Remote(name)) = tasks::blocking(asked).await {
+        warn!(
+            dir = %dir.display(),
+            "the data directory is on {name}: locks and SQLite's write-ahead log need a local disk, and fsync and rename promise less elsewhere; set storage.dir to a directory on a local disk"
+        );
     }
 }
 
@@ -345,3 +360,6 @@ fn telemetry(access: &AccessLog, fetch: &Fetch, upstream: Upstream) -> Telemetry
         access: access.is_on().then_some(sink),
     }
 }
+
+#[cfg(test)]
+mod tests;

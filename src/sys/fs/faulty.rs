@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Disk, DiskFile, DiskSpace};
+use super::{Disk, DiskFile, DiskSpace, FileSystemKind};
 
 /// How an operation fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +37,8 @@ struct Schedule {
 pub struct FaultyDisk {
     inner: Arc<dyn Disk>,
     plan: Arc<Plan>,
+    /// What it says it is; `None` for the truth.
+    kind: Option<FileSystemKind>,
 }
 
 impl FaultyDisk {
@@ -45,6 +47,16 @@ impl FaultyDisk {
         Self {
             inner,
             plan: Arc::default(),
+            kind: None,
+        }
+    }
+
+    /// Says of every path that it is on a file system of this kind.
+    #[must_use]
+    pub fn on(self, kind: FileSystemKind) -> Self {
+        Self {
+            kind: Some(kind),
+            ..self
         }
     }
 
@@ -160,6 +172,12 @@ impl Disk for FaultyDisk {
     fn space(&self, path: &Path) -> io::Result<DiskSpace> {
         self.plan.check(Needs::Nothing)?;
         self.inner.space(path)
+    }
+
+    fn kind(&self, path: &Path) -> io::Result<FileSystemKind> {
+        self.plan.check(Needs::Nothing)?;
+        let found = self.inner.kind(path)?;
+        Ok(self.kind.unwrap_or(found))
     }
 }
 

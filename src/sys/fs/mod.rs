@@ -4,6 +4,7 @@
 //! [`DiskFile::read_cached_at`], which never waits for the disk.
 
 mod faulty;
+mod kind;
 mod lock;
 mod os;
 
@@ -14,6 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use faulty::{Fault, FaultyDisk};
+pub use kind::FileSystemKind;
 pub use lock::{DirectoryLock, LockError};
 pub use os::OsDisk;
 
@@ -45,6 +47,9 @@ pub trait Disk: Debug + Send + Sync {
 
     /// The space of the file system that holds `path`.
     fn space(&self, path: &Path) -> io::Result<DiskSpace>;
+
+    /// The kind of the file system that holds `path`.
+    fn kind(&self, path: &Path) -> io::Result<FileSystemKind>;
 }
 
 /// The space of a file system, in bytes.

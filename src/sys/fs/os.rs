@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use rustix::io::{ReadWriteFlags, preadv2};
 
-use super::{Disk, DiskFile, DiskSpace};
+use super::{Disk, DiskFile, DiskSpace, FileSystemKind};
 
 /// The machine's own file system. Files are created with mode 0600.
 #[derive(Clone, Copy, Debug, Default)]
@@ -67,6 +67,13 @@ impl Disk for OsDisk {
             total: found.f_blocks.saturating_mul(found.f_frsize),
             available: found.f_bavail.saturating_mul(found.f_frsize),
         })
+    }
+
+    fn kind(&self, path: &Path) -> io::Result<FileSystemKind> {
+        // The kernel's numbers have 32 bits, and sign extension where a word has more.
+        let number = rustix::fs::statfs(path)?.f_type & 0xFFFF_FFFF;
+        let number = u32::try_from(number).unwrap_or_default();
+        Ok(FileSystemKind::of(number))
     }
 }
 

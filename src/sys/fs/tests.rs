@@ -89,3 +89,32 @@ async fn a_second_lock_waits_and_then_names_the_holder() {
         .await
         .unwrap();
 }
+
+#[test]
+fn file_systems_are_told_apart_by_their_number() {
+    for (number, name) in [(0x6969, "NFS"), (0xFE53_4D42, "SMB"), (0x6573_5546, "FUSE")] {
+        assert_eq!(FileSystemKind::of(number), FileSystemKind::Remote(name));
+    }
+    // ext4, XFS, btrfs, tmpfs, overlayfs and ZFS.
+    for number in [
+        0xEF53,
+        0x5846_5342,
+        0x9123_683E,
+        0x0102_1994,
+        0x794C_7630,
+        0x2FC1_2FC1,
+    ] {
+        assert_eq!(FileSystemKind::of(number), FileSystemKind::Local);
+    }
+}
+
+#[test]
+fn the_kind_of_a_file_system_is_asked_of_the_system() {
+    // Always there, and none of those that are warned of.
+    let kind = OsDisk.kind(Path::new("/proc")).unwrap();
+    assert_eq!(kind, FileSystemKind::Local);
+    let error = OsDisk
+        .kind(&directory().path().join("missing"))
+        .unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::NotFound);
+}
