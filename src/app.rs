@@ -15,7 +15,7 @@ use prometheus_client::registry::Registry as Metrics;
 use tracing::{info, warn};
 
 use crate::blobs::{Blobs, BlobsError, DataDirectory, DirectoryError};
-use crate::config::{DEFAULT_UPSTREAM, Fsync, Settings, UpstreamSettings};
+use crate::config::{CacheSettings, DEFAULT_UPSTREAM, Fsync, Settings, UpstreamSettings};
 use crate::directory::Directory;
 use crate::fetch::{self, Fetch};
 use crate::http::{
@@ -38,12 +38,16 @@ const CA_LIMIT: usize = 16 * 1024 * 1024;
 /// What downloads get to end themselves once no client is left.
 const LANDING_TIME: Duration = Duration::from_secs(5);
 
+/// What the disk gets to write out what it holds back.
+const CLOSING_TIME: Duration = Duration::from_secs(3);
+
 /// How long a use may stay unwritten.
 const USES_PERIOD: Duration = Duration::from_secs(10);
 
 /// A mirror that is bound and ready, and serves nobody yet.
 pub struct App {
     server: Server,
+    blobs: Blobs,
     fetch: Fetch,
     tasks: Tasks,
     access: AccessLog,
@@ -148,7 +152,7 @@ impl App {
             Arc::clone(&clock),
             settings.cache.limits,
         );
-        let swept = blobs.recover().await?;
+        let swept = blobs.recover(process::boot().as_deref()).await?;
         if swept > 0 {
             info!(swept, "unfinished downloads of an earlier run were removed");
         }
@@ -156,14 +160,14 @@ impl App {
         report_room(&blobs).await;
 
         let tasks = Tasks::new();
-        tasks.spawn("uses", write_uses(blobs.clone(), tasks.closing()));
+        tend(&blobs, &tasks, &settings.cache);
         let fetch = Fetch::new(blobs.clone(), tasks.clone(), fetch_settings(settings));
         let (name, upstream) = default_upstream(settings);
         let client = open_upstream(&*disk, &name, &upstream, &clock, &tasks)?;
         let parts = proxy::Parts {
             upstream: client.clone(),
             index,
-            blobs,
+            blobs: blobs.clone(),
             fetch: fetch.clone(),
             clock: Arc::clone(&clock),
             tasks: tasks.clone(),
@@ -179,6 +183,7 @@ impl App {
         let server = Server::bind(server_settings(settings, files), service).await?;
         Ok(Self {
             server,
+            blobs,
             fetch,
             tasks,
             access,
@@ -202,9 +207,10 @@ impl App {
             );
         }
         self.fetch.forget_parts().await;
+        close(&self.blobs).await;
         self.access.flush();
         // The index closes before the lock goes: the next process may take over at once.
-        drop(self.fetch);
+        drop((self.fetch, self.blobs));
         drop(self.directory);
         drained
     }
@@ -215,6 +221,28 @@ impl fmt::Debug for App {
         f.debug_struct("App")
             .field("directory", &self.directory)
             .finish_non_exhaustive()
+    }
+}
+
+/// Starts what is done to blobs in the background.
+fn tend(blobs: &Blobs, tasks: &Tasks, settings: &CacheSettings) {
+    let [uses, strays, expiry, scrub] = [(); 4].map(|()| blobs.clone());
+    tasks.spawn("uses", write_uses(uses, tasks.closing()));
+    tasks.spawn("strays", strays.tidy_up(tasks.closing()));
+    tasks.spawn(
+        "expiry",
+        expiry.expire_always(settings.expiry, tasks.closing()),
+    );
+    tasks.spawn("scrub", scrub.scrub_always(settings.scrub, tasks.closing()));
+}
+
+/// Ends the cache in order, unless its disk is too slow for that: then what it holds is verified when it is next read
+/// after a restart of the machine.
+async fn close(blobs: &Blobs) {
+    match clock::timeout(CLOSING_TIME, blobs.close()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => warn!(%error, "the cache is not closed in order"),
+        Err(_) => warn!("the disk is slow to sync: the cache is not closed in order"),
     }
 }
 

@@ -4,29 +4,36 @@
 //! [`Blobs::commit`]: first the file, then the row, then the spool name goes. A row whose file is gone or has
 //! another length is dropped by the read that notices it.
 
+mod buffers;
 mod directory;
+mod epoch;
 mod read;
 mod space;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tracing::warn;
+use tokio::sync::Semaphore;
+use tracing::{info, warn};
 
 use crate::index::{BlobRecord, Index, IndexError};
-use crate::oci::Digest;
+use crate::oci::{Checksum, Digest, Hasher};
 use crate::store::{Spool, Store, StoreError};
 use crate::sys::clock::{Clock, Timestamp};
 use crate::sys::fs::{Disk, DiskFile};
 use crate::sys::tasks;
 
+pub use buffers::CHUNK;
 pub use directory::{DataDirectory, DirectoryError};
-pub use read::{CHUNK, FileBody, read_chunk};
+pub use read::{FileBody, read_chunk};
 pub use space::{Limits, NoRoom, Reading, Reservation, ReserveError, Share};
+pub use upkeep::Expiry;
 
+use epoch::Current;
 use space::Space;
 
 /// When so many uses are noted they are written, whether it is time or not.
@@ -34,6 +41,9 @@ const USES: usize = 4096;
 
 /// The part of the cap that blobs used again may hold against newcomers.
 const PROTECTED_PERCENT: u64 = 80;
+
+/// How many blobs of an earlier epoch are verified at the same time. Each keeps a processor busy.
+const VERIFICATIONS: usize = 2;
 
 /// Keeps blobs. Clones share everything.
 #[derive(Clone, Debug)]
@@ -44,6 +54,8 @@ pub struct Blobs {
     space: Arc<Space>,
     /// Uses that are not written yet, so that a warm pull writes nothing.
     uses: Arc<Mutex<HashMap<Digest, Timestamp>>>,
+    current: Arc<Mutex<Current>>,
+    verifications: Arc<Semaphore>,
 }
 
 /// A blob that is held, open for reading. It stays readable when the blob is removed.
@@ -53,6 +65,8 @@ pub struct HeldBlob {
     pub file: Arc<dyn DiskFile>,
     /// Its length in bytes.
     pub size: u64,
+    /// The checksum of its bytes.
+    pub checksum: Checksum,
     /// Keeps the bytes counted while they are read.
     pub reading: Arc<Reading>,
 }
@@ -64,8 +78,16 @@ pub enum Lookup {
     Held(HeldBlob),
     /// Nothing.
     Absent,
-    /// A row without its file, or with another length; the row is gone now.
+    /// A row without its file, or with one that is damaged; the row is gone now.
     Lost,
+}
+
+/// Whether a blob's bytes are known to be what was stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trust {
+    Verified,
+    /// The machine lost power since.
+    Unverified,
 }
 
 /// Why bytes could not be kept or found.
@@ -77,6 +99,9 @@ pub enum BlobsError {
     /// The index failed.
     #[error(transparent)]
     Index(#[from] IndexError),
+    /// The process is ending: nothing is kept any more.
+    #[error("the cache is closed")]
+    Closed,
 }
 
 impl Blobs {
@@ -97,14 +122,49 @@ impl Blobs {
             clock,
             space,
             uses: Arc::default(),
+            current: Arc::default(),
+            verifications: Arc::new(Semaphore::new(VERIFICATIONS)),
         }
     }
 
-    /// Removes what an earlier process left unfinished. Its cost grows with the downloads that were running then,
-    /// not with the number of blobs.
-    pub async fn recover(&self) -> Result<usize, BlobsError> {
+    /// Takes over from an earlier process: finds the epoch and removes what was left unfinished. Its cost grows with
+    /// the downloads that were running then, not with the number of blobs. `boot` names the boot of the machine.
+    pub async fn recover(&self, boot: Option<&str>) -> Result<usize, BlobsError> {
+        let (this, boot) = (self.clone(), boot.map(str::to_owned));
+        tasks::blocking(move || {
+            this.begin_epoch(boot.as_deref())?;
+            this.space.count_quarantine()?;
+            this.sweep()
+        })
+        .await
+    }
+
+    fn begin_epoch(&self, boot: Option<&str>) -> Result<(), IndexError> {
+        let mut current = Current::find(&*self.index, boot)?;
+        // Without it nothing is stored; the first blob to be stored tries again.
+        if let Err(error) = current.note(&*self.index) {
+            warn!(%error, "the index cannot be written");
+        }
+        *self.current() = current;
+        Ok(())
+    }
+
+    /// Notes an orderly end, after everything has reached the disk: the next process trusts what it finds, also
+    /// after the machine was restarted. Nothing is kept from here on.
+    pub async fn close(&self) -> Result<(), BlobsError> {
         let this = self.clone();
-        tasks::blocking(move || this.sweep()).await
+        tasks::blocking(move || {
+            this.settle_uses()?;
+            this.space.publish(|| {
+                this.space.sync()?;
+                Ok(this.current().close(&*this.index)?)
+            })
+        })
+        .await
+    }
+
+    fn current(&self) -> MutexGuard<'_, Current> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn sweep(&self) -> Result<usize, BlobsError> {
@@ -181,52 +241,110 @@ impl Blobs {
         self.uses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens a blob for reading.
+    /// Opens a blob for reading. One of an earlier epoch is verified first.
     pub async fn open(&self, digest: Digest) -> Result<Lookup, BlobsError> {
         let this = self.clone();
-        tasks::blocking(move || this.lookup(digest)).await
+        let found = tasks::blocking(move || {
+            let found = this.find(digest)?;
+            if matches!(found.0, Lookup::Held(_)) {
+                this.use_now(digest);
+            }
+            Ok::<_, BlobsError>(found)
+        });
+        match found.await? {
+            (Lookup::Held(held), Trust::Unverified) => self.verify(digest, held).await,
+            (found, _) => Ok(found),
+        }
     }
 
-    fn lookup(&self, digest: Digest) -> Result<Lookup, BlobsError> {
+    fn find(&self, digest: Digest) -> Result<(Lookup, Trust), BlobsError> {
         // Before the row is read: from here on an eviction counts the bytes that this reader keeps.
         let reading = self.space.reading(digest);
-        let Some(BlobRecord { size, .. }) = self.index.blob(digest)? else {
-            return Ok(Lookup::Absent);
+        let Some(record) = self.index.blob(digest)? else {
+            return Ok((Lookup::Absent, Trust::Verified));
         };
+        let (size, checksum) = (record.size, record.checksum);
         match self.store.open(digest)? {
             Some(file) if file.size().is_ok_and(|found| found == size) => {
-                self.note_use(digest);
-                if self.uses().len() >= USES
-                    && let Err(error) = self.settle_uses()
-                {
-                    warn!(%error, "the order of eviction is not written");
-                }
                 let reading = Arc::new(reading);
-                Ok(Lookup::Held(HeldBlob {
+                let held = HeldBlob {
                     file,
                     size,
+                    checksum,
                     reading,
-                }))
+                };
+                Ok((Lookup::Held(held), self.trust(&record)))
             }
             _ => {
                 warn!(%digest, size, "a blob's file is gone or has another length; it will be fetched again");
                 self.space.remove(&[digest])?;
-                Ok(Lookup::Lost)
+                Ok((Lookup::Lost, Trust::Verified))
             }
         }
     }
 
-    /// Drops a blob that turned out to be damaged: its row first, then its file.
-    pub async fn forget(&self, digest: Digest) -> Result<(), BlobsError> {
-        let this = self.clone();
-        tasks::blocking(move || Ok(this.space.remove(&[digest])?)).await
+    /// Notes a use, and writes them all when many are noted.
+    fn use_now(&self, digest: Digest) {
+        self.note_use(digest);
+        if self.uses().len() >= USES
+            && let Err(error) = self.settle_uses()
+        {
+            warn!(%error, "the order of eviction is not written");
+        }
     }
 
-    /// The length of a blob that is held, by the index alone.
-    pub async fn size(&self, digest: Digest) -> Result<Option<u64>, BlobsError> {
-        let index = Arc::clone(&self.index);
-        let record = tasks::blocking(move || index.blob(digest)).await?;
-        Ok(record.map(|record| record.size))
+    fn trust(&self, record: &BlobRecord) -> Trust {
+        if record.epoch < self.current().epoch {
+            Trust::Unverified
+        } else {
+            Trust::Verified
+        }
+    }
+
+    /// Reads all of a blob of an earlier epoch, and notes that it is right. Once begun it goes on to its end, also
+    /// when nobody waits for it any more: the next client has the use of it.
+    async fn verify(&self, digest: Digest, held: HeldBlob) -> Result<Lookup, BlobsError> {
+        let Ok(permit) = Arc::clone(&self.verifications).acquire_owned().await else {
+            return Err(BlobsError::Closed);
+        };
+        let (this, reading) = (self.clone(), Arc::clone(&held.reading));
+        let verified = tasks::blocking(move || {
+            let _permit = permit;
+            this.verify_now(digest, &held)
+                .map(|right| right.then_some(held))
+        });
+        if let Some(held) = verified.await? {
+            return Ok(Lookup::Held(held));
+        }
+        reading.condemn("it does not have its digest").await;
+        Ok(Lookup::Lost)
+    }
+
+    /// Whether the file has its bytes. One that cannot be read has not.
+    fn verify_now(&self, digest: Digest, held: &HeldBlob) -> Result<bool, IndexError> {
+        // Another client's question may have been answered while this one waited.
+        let record = self.index.blob(digest)?;
+        if record.is_some_and(|record| self.trust(&record) == Trust::Verified) {
+            return Ok(true);
+        }
+        let mut hasher = Hasher::new(digest.algorithm());
+        let read = read::hash(&*held.file, &mut hasher, 0, held.size);
+        let right = read.is_ok() && hasher.finish() == digest;
+        if right {
+            info!(%digest, size = held.size, "a blob of before the last power cut was verified");
+            let epoch = self.current().epoch;
+            self.index.confirm_blob(digest, epoch)?;
+        }
+        Ok(right)
+    }
+
+    /// The length of a blob that is held, from memory or the index.
+    pub async fn size(&self, digest: Digest) -> Result<Option<u64>, IndexError> {
+        if let Some(size) = self.space.known_size(digest) {
+            return Ok(Some(size));
+        }
+        let space = Arc::clone(&self.space);
+        tasks::blocking(move || space.size(digest)).await
     }
 
     /// Starts a file for a blob that is to have `digest`.
@@ -235,13 +353,18 @@ impl Blobs {
         Ok(tasks::blocking(move || store.spool(digest)).await?)
     }
 
-    /// Keeps the spool's bytes, which the caller has verified, as a blob of `size` bytes.
+    /// Keeps the spool's bytes, which the caller has verified, as a blob of `size` bytes that have `checksum`.
     ///
     /// # Errors
     /// The blob is not held then, and nothing of it stays on disk as far as the disk lets us remove it.
-    pub async fn commit(&self, spool: Spool, size: u64) -> Result<(), BlobsError> {
+    pub async fn commit(
+        &self,
+        spool: Spool,
+        size: u64,
+        checksum: Checksum,
+    ) -> Result<(), BlobsError> {
         let this = self.clone();
-        tasks::blocking(move || this.space.publish(|| this.publish(&spool, size))).await
+        tasks::blocking(move || this.space.publish(|| this.publish(&spool, size, checksum))).await
     }
 
     /// Counts a reader of a blob that is about to be committed, until the guard goes.
@@ -249,18 +372,29 @@ impl Blobs {
         Arc::new(self.space.reading(digest))
     }
 
-    fn publish(&self, spool: &Spool, size: u64) -> Result<(), BlobsError> {
-        let record = BlobRecord {
-            size,
-            stored: self.clock.wall(),
-        };
-        let published = self.store.publish(spool).map_err(BlobsError::from);
-        let recorded = published.and_then(|()| Ok(self.index.insert_blob(spool.digest, record)?));
-        if recorded.is_err() && self.index.blob(spool.digest)?.is_none() {
+    fn publish(&self, spool: &Spool, size: u64, checksum: Checksum) -> Result<(), BlobsError> {
+        let published = self.record(size, checksum).and_then(|record| {
+            self.store.publish(spool)?;
+            Ok(self.index.insert_blob(spool.digest, record)?)
+        });
+        if published.is_err() && self.index.blob(spool.digest)?.is_none() {
             self.store.remove(spool.digest)?;
         }
         self.store.retire(spool)?;
-        recorded
+        published
+    }
+
+    fn record(&self, size: u64, checksum: Checksum) -> Result<BlobRecord, BlobsError> {
+        let mut current = self.current();
+        if !current.note(&*self.index)? {
+            return Err(BlobsError::Closed);
+        }
+        Ok(BlobRecord {
+            size,
+            stored: self.clock.wall(),
+            checksum,
+            epoch: current.epoch,
+        })
     }
 
     /// Throws a spool away.

@@ -9,10 +9,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache;
+
+use super::BlobsError;
 use crate::index::{Index, IndexError};
 use crate::oci::Digest;
 use crate::store::{Store, StoreError};
 use crate::sys::fs::Disk;
+use crate::sys::tasks;
 
 /// What directories take, and what the index may grow by between two looks at it: at most so much, and at most a
 /// sixteenth of the cap.
@@ -23,6 +28,9 @@ const CANDIDATES: u64 = 64;
 
 /// How many candidates are passed over, because they are in use, before a pull goes without space.
 const CANDIDATES_LIMIT: u64 = 100_000;
+
+/// How many lengths are remembered.
+const SIZES: u64 = 20_000;
 
 /// An amount of space: absolute, or a part of the file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +103,18 @@ struct State {
     written: u64,
     /// Bytes of evicted blobs that are still read.
     lingering: u64,
+    /// Bytes of damaged blobs that are kept aside.
+    quarantined: u64,
     open: HashMap<Digest, Open>,
+}
+
+impl State {
+    /// The bytes that the directory takes and the index does not count.
+    const fn beside_the_index(&self) -> u64 {
+        self.reserved
+            .saturating_add(self.lingering)
+            .saturating_add(self.quarantined)
+    }
 }
 
 /// A blob that is being read.
@@ -113,6 +132,8 @@ pub(super) struct Space {
     index: Arc<dyn Index>,
     store: Arc<dyn Store>,
     state: Mutex<State>,
+    /// The lengths of blobs that were asked for, so that a `HEAD` touches no index.
+    sizes: Cache<Digest, u64>,
     /// One at a time makes room: two would evict for the same need. Taken before `publishing`.
     evicting: Mutex<()>,
     /// Held while a blob's file and row come or go together. Taken before `state`.
@@ -135,10 +156,28 @@ impl Space {
             limits,
             index,
             store,
+            sizes: sizes(),
             state,
             evicting,
             publishing,
         }
+    }
+
+    /// The length of a blob that is held, if it was asked for lately.
+    pub(super) fn known_size(&self, digest: Digest) -> Option<u64> {
+        self.sizes.get(&digest)
+    }
+
+    /// The length of a blob that is held. Blocks.
+    pub(super) fn size(&self, digest: Digest) -> Result<Option<u64>, IndexError> {
+        // Between the look and the note nobody may remove the blob.
+        self.publish(|| {
+            let size = self.index.blob(digest)?.map(|record| record.size);
+            if let Some(size) = size {
+                self.sizes.insert(digest, size);
+            }
+            Ok(size)
+        })
     }
 
     /// Sets `bytes` more aside, evicting if need be. Blocks.
@@ -152,8 +191,12 @@ impl Space {
                 reservation.bytes += bytes;
                 return Ok(());
             }
+            if self.empty_quarantine() {
+                continue;
+            }
             // Where others filled the disk, emptying the cache would help nobody.
-            let is_vain = short > self.index.usage()?.bytes;
+            let usage = self.index.usage()?;
+            let is_vain = short > usage.bytes.saturating_sub(usage.pinned);
             if is_vain || !self.evict(short, &mut skipped)? {
                 return Err(NoRoom::Full { short }.into());
             }
@@ -175,9 +218,7 @@ impl Space {
         }
         let blobs = self.index.usage()?.bytes;
         let state = self.state();
-        let held = blobs
-            .saturating_add(state.reserved)
-            .saturating_add(state.lingering);
+        let held = blobs.saturating_add(state.beside_the_index());
         let over_cap = held
             .saturating_add(fixed)
             .saturating_add(bytes)
@@ -220,7 +261,7 @@ impl Space {
                 if freed >= short {
                     break;
                 }
-                if self.state().open.contains_key(&victim.digest) {
+                if self.is_read(victim.digest) {
                     *skipped += 1;
                 } else {
                     freed = freed.saturating_add(blocks(victim.size));
@@ -238,7 +279,16 @@ impl Space {
             return Ok(());
         }
         self.index.doom(digests)?;
+        self.forget_sizes(digests);
         self.unlink(digests)
+    }
+
+    fn forget_sizes(&self, digests: &[Digest]) {
+        self.publish(|| {
+            for digest in digests {
+                self.sizes.invalidate(digest);
+            }
+        });
     }
 
     /// Removes the files of doomed blobs.
@@ -275,9 +325,52 @@ impl Space {
         Ok(removed)
     }
 
+    /// Takes a damaged blob out of the index and its file aside, where nobody is served from it.
+    pub(super) fn quarantine(&self, digest: Digest) -> Result<(), BlobsError> {
+        let _no_commit = self
+            .publishing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        self.index.doom(&[digest])?;
+        self.sizes.invalidate(&digest);
+        self.store.quarantine(digest)?;
+        self.count_quarantine()?;
+        Ok(self.index.bury(&[digest])?)
+    }
+
+    /// Counts what is kept aside.
+    pub(super) fn count_quarantine(&self) -> Result<(), StoreError> {
+        let found = self.store.quarantined()?;
+        self.state().quarantined = found.into_iter().map(blocks).sum();
+        Ok(())
+    }
+
+    /// Removes what is kept aside; whether that made room.
+    fn empty_quarantine(&self) -> bool {
+        if self.state().quarantined == 0 {
+            return false;
+        }
+        if let Err(error) = self.store.empty_quarantine() {
+            tracing::warn!(%error, "damaged blobs that were kept aside stay on disk");
+            return false;
+        }
+        self.state().quarantined = 0;
+        true
+    }
+
     fn size_of(&self, digest: Digest) -> u64 {
         let file = self.store.open(digest).ok().flatten();
         blocks(file.and_then(|file| file.size().ok()).unwrap_or_default())
+    }
+
+    /// Waits until everything that was stored has reached the disk.
+    pub(super) fn sync(&self) -> Result<(), StoreError> {
+        let failed = |source| StoreError {
+            operation: "sync",
+            path: self.directory.clone(),
+            source,
+        };
+        self.disk.sync_all(&self.directory).map_err(failed)
     }
 
     /// Runs `commit` while no file is being removed.
@@ -298,6 +391,16 @@ impl Space {
         }
     }
 
+    /// Whether anybody reads a blob.
+    pub(super) fn is_read(&self, digest: Digest) -> bool {
+        self.state().open.contains_key(&digest)
+    }
+
+    /// How many blobs are being read.
+    pub(super) fn readers(&self) -> usize {
+        self.state().open.len()
+    }
+
     /// What the cache takes now, and what it may take, in bytes.
     pub(super) fn figures(&self) -> Result<(u64, u64), ReserveError> {
         let unknown = |source| ReserveError::Unknown {
@@ -307,9 +410,7 @@ impl Space {
         let total = self.disk.space(&self.directory).map_err(unknown)?.total;
         let blobs = self.index.usage()?.bytes;
         let state = self.state();
-        let held = blobs
-            .saturating_add(state.reserved)
-            .saturating_add(state.lingering);
+        let held = blobs.saturating_add(state.beside_the_index());
         Ok((
             held.saturating_add(self.index_bytes()),
             self.limits.max_size.of(total),
@@ -327,6 +428,13 @@ impl fmt::Debug for Space {
             .field("limits", &self.limits)
             .finish_non_exhaustive()
     }
+}
+
+fn sizes() -> Cache<Digest, u64> {
+    Cache::builder()
+        .max_capacity(SIZES)
+        .eviction_policy(EvictionPolicy::lru())
+        .build()
 }
 
 /// The bytes that a file of `size` bytes takes on disk.
@@ -404,6 +512,17 @@ impl fmt::Debug for Reservation {
 pub struct Reading {
     space: Arc<Space>,
     digest: Digest,
+}
+
+impl Reading {
+    /// Says that the blob is damaged: from here on it is as if it were not held.
+    pub async fn condemn(&self, reason: &str) {
+        let (space, digest) = (Arc::clone(&self.space), self.digest);
+        tracing::warn!(%digest, reason, "a cached blob is damaged; it is kept aside and will be fetched again");
+        if let Err(error) = tasks::blocking(move || space.quarantine(digest)).await {
+            tracing::warn!(%digest, %error, "a damaged blob cannot be kept aside");
+        }
+    }
 }
 
 impl Drop for Reading {

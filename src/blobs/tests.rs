@@ -4,12 +4,14 @@
     reason = "small numbers, and files damaged behind the door's back"
 )]
 
-use std::path::Path;
+mod upkeep;
+
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::time::Duration;
 
 use super::*;
-use crate::index::SqliteIndex;
+use crate::index::{Epoch, SqliteIndex};
 use crate::oci::{Algorithm, Span};
 use crate::registry::{BlobRead as _, Cut};
 use crate::store::{FsStore, Sync};
@@ -95,7 +97,8 @@ fn digest(content: &[u8]) -> Digest {
 async fn keep(blobs: &Blobs, content: &[u8]) -> Result<(), BlobsError> {
     let spool = blobs.spool(digest(content)).await?;
     spool.file.write_all_at(content, 0).unwrap();
-    blobs.commit(spool, content.len() as u64).await
+    let size = content.len() as u64;
+    blobs.commit(spool, size, Checksum::of(content)).await
 }
 
 async fn held(blobs: &Blobs, content: &[u8]) -> HeldBlob {
@@ -119,7 +122,7 @@ async fn what_was_committed_is_read_back_also_after_reopening() {
     let content: Vec<u8> = (0..3 * CHUNK + 17).map(|n| (n % 251) as u8).collect();
     keep(&fixture.open(), &content).await.unwrap();
     let blobs = fixture.open();
-    assert_eq!(blobs.recover().await.unwrap(), 0);
+    assert_eq!(blobs.recover(Some("boot")).await.unwrap(), 0);
     let blob = held(&blobs, &content).await;
     for (start, end) in [
         (0, content.len()),
@@ -178,7 +181,7 @@ async fn whatever_a_dead_process_left_behind_is_swept_and_nothing_else() {
     drop((unfinished, published, recorded));
 
     let blobs = fixture.open();
-    assert_eq!(blobs.recover().await.unwrap(), 3);
+    assert_eq!(blobs.recover(Some("boot")).await.unwrap(), 3);
     assert_eq!(fixture.files(), [digest(b"whole").encoded()]);
     assert_eq!(held(&blobs, b"whole").await.size, 5);
 }
@@ -192,9 +195,10 @@ async fn whichever_disk_operation_of_a_commit_fails_nothing_half_done_is_visible
         fixture.disk.fail_at(n, 1, Fault::Broken);
         let spooled = blobs.spool(digest(b"content")).await;
         let committed = match spooled {
-            Ok(spool) if spool.file.write_all_at(b"content", 0).is_ok() => {
-                blobs.commit(spool, 7).await.is_ok()
-            }
+            Ok(spool) if spool.file.write_all_at(b"content", 0).is_ok() => blobs
+                .commit(spool, 7, Checksum::of(b"content"))
+                .await
+                .is_ok(),
             _ => false,
         };
         fixture.disk.heal();
@@ -203,7 +207,7 @@ async fn whichever_disk_operation_of_a_commit_fails_nothing_half_done_is_visible
             Lookup::Held(blob) => assert_eq!(blob.size, 7),
             other => assert!(!committed, "operation {n}: committed, yet {other:?}"),
         }
-        fixture.open().recover().await.unwrap();
+        fixture.open().recover(Some("boot")).await.unwrap();
         assert!(
             fixture.files().len() <= 1,
             "operation {n}: {:?}",
@@ -232,6 +236,177 @@ async fn a_file_that_breaks_while_it_is_read_cuts_the_body() {
     ))
     .await;
     assert!(cut.is_err());
+}
+
+/// Where the only blob that is kept has its file.
+fn file_of(fixture: &Fixture, content: &[u8]) -> PathBuf {
+    let hex = digest(content).encoded();
+    let shard = fixture.directory.path().join("blobs/sha256");
+    shard.join(&hex[..2]).join(&hex)
+}
+
+/// Flips the lowest bit of the byte at `at`.
+fn flip(path: &Path, at: usize) {
+    let mut bytes = std::fs::read(path).unwrap();
+    bytes[at] ^= 1;
+    std::fs::write(path, bytes).unwrap();
+}
+
+fn whole(blob: &HeldBlob) -> Span {
+    Span {
+        start: 0,
+        end: blob.size,
+    }
+}
+
+#[tokio::test]
+async fn a_flipped_bit_cuts_a_full_read_before_its_end_and_the_file_is_kept_aside() {
+    let content: Vec<u8> = (0..2 * CHUNK + 17).map(|n| (n % 251) as u8).collect();
+    for at in [0, CHUNK, 2 * CHUNK + 16] {
+        let fixture = Fixture::new();
+        let blobs = fixture.open();
+        keep(&blobs, &content).await.unwrap();
+        let used = blobs.figures().await.unwrap().0;
+        flip(&file_of(&fixture, &content), at);
+        let blob = held(&blobs, &content).await;
+        let span = whole(&blob);
+        let mut body = FileBody::new(blob, span);
+        let mut got = 0;
+        let cut = loop {
+            match std::future::poll_fn(|cx| Pin::new(&mut body).poll_chunk(cx)).await {
+                Some(Ok(chunk)) => got += chunk.len(),
+                Some(Err(cut)) => break cut,
+                None => panic!("a wrong blob was handed out whole"),
+            }
+        };
+        assert!(got < content.len());
+        assert!(cut.reason.contains("checksum"), "{cut}");
+        assert!(matches!(
+            blobs.open(digest(&content)).await.unwrap(),
+            Lookup::Absent
+        ));
+        assert_eq!(fixture.files(), Vec::<String>::new());
+        let aside = fixture.directory.path().join("quarantine");
+        assert_eq!(std::fs::read_dir(aside).unwrap().count(), 1);
+        drop(body);
+        let now = blobs.figures().await.unwrap().0;
+        assert!(
+            now + 64 * 1024 > used,
+            "what is kept aside counts: {now} of {used}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_shrinks_while_it_is_read_cuts_the_body() {
+    let fixture = Fixture::new();
+    let blobs = fixture.open();
+    let content = vec![7; 2 * CHUNK];
+    keep(&blobs, &content).await.unwrap();
+    let blob = held(&blobs, &content).await;
+    std::fs::write(file_of(&fixture, &content), &content[..CHUNK + 5]).unwrap();
+    let span = whole(&blob);
+    assert!(collect_body(FileBody::new(blob, span)).await.is_err());
+    assert!(!is_held(&blobs, digest(&content)).await);
+}
+
+#[tokio::test]
+async fn what_is_kept_aside_gives_way_before_anything_else() {
+    let fixture = Fixture::capped(3 * MIB);
+    let (blobs, clock) = fixture.open_with_clock();
+    let bad = fill(&blobs, &clock, 1, MIB).await.unwrap();
+    let good = fill(&blobs, &clock, 2, MIB).await.unwrap();
+    blobs.reading(bad).condemn("for the test").await;
+    let reservation = reserve(&blobs, 2 * MIB).await.unwrap();
+    assert!(is_held(&blobs, good).await);
+    let aside = fixture.directory.path().join("quarantine");
+    assert_eq!(std::fs::read_dir(aside).unwrap().count(), 0);
+    drop(reservation);
+}
+
+/// A door to the fixture's directory, in another boot of the machine.
+async fn reopened(fixture: &Fixture, boot: &str) -> Blobs {
+    let blobs = fixture.open();
+    blobs.recover(Some(boot)).await.unwrap();
+    blobs
+}
+
+#[tokio::test]
+async fn after_a_power_cut_a_blob_is_verified_by_its_first_read_and_never_again() {
+    let fixture = Fixture::new();
+    let content = vec![3; CHUNK];
+    keep(&reopened(&fixture, "first").await, &content)
+        .await
+        .unwrap();
+
+    let blobs = reopened(&fixture, "second").await;
+    let before = fixture.disk.performed();
+    assert_eq!(held(&blobs, &content).await.size, content.len() as u64);
+    let first = fixture.disk.performed() - before;
+    held(&blobs, &content).await;
+    let second = fixture.disk.performed() - before - first;
+    assert!(first > second, "{first} operations, then {second}");
+    let before = fixture.disk.performed();
+    held(&reopened(&fixture, "second").await, &content).await;
+    assert!(fixture.disk.performed() - before < first + 10);
+}
+
+#[tokio::test]
+async fn what_a_power_cut_damaged_is_never_served() {
+    let fixture = Fixture::new();
+    let content = vec![3; CHUNK];
+    keep(&reopened(&fixture, "first").await, &content)
+        .await
+        .unwrap();
+    // The length is there, the bytes are not.
+    std::fs::write(file_of(&fixture, &content), vec![0; CHUNK]).unwrap();
+    let blobs = reopened(&fixture, "second").await;
+    assert!(matches!(
+        blobs.open(digest(&content)).await.unwrap(),
+        Lookup::Lost
+    ));
+    assert!(matches!(
+        blobs.open(digest(&content)).await.unwrap(),
+        Lookup::Absent
+    ));
+}
+
+#[tokio::test]
+async fn after_an_orderly_end_nothing_is_verified_and_nothing_more_is_kept() {
+    let fixture = Fixture::new();
+    let content = vec![3; CHUNK];
+    let blobs = reopened(&fixture, "first").await;
+    keep(&blobs, &content).await.unwrap();
+    blobs.close().await.unwrap();
+    assert!(matches!(
+        keep(&blobs, b"too late").await.unwrap_err(),
+        BlobsError::Closed
+    ));
+    drop(blobs);
+    flip(&file_of(&fixture, &content), 0);
+    // Trusted: only the read of all of it notices.
+    held(&reopened(&fixture, "second").await, &content).await;
+    // That process had no orderly end.
+    let blobs = reopened(&fixture, "third").await;
+    assert!(matches!(
+        blobs.open(digest(&content)).await.unwrap(),
+        Lookup::Lost
+    ));
+}
+
+#[tokio::test]
+async fn a_machine_that_does_not_tell_its_boots_apart_verifies_after_each_start() {
+    let fixture = Fixture::new();
+    let blobs = fixture.open();
+    blobs.recover(None).await.unwrap();
+    keep(&blobs, b"content").await.unwrap();
+    let blobs = fixture.open();
+    blobs.recover(None).await.unwrap();
+    flip(&file_of(&fixture, b"content"), 0);
+    assert!(matches!(
+        blobs.open(digest(b"content")).await.unwrap(),
+        Lookup::Lost
+    ));
 }
 
 #[tokio::test]
@@ -390,7 +565,7 @@ async fn files_that_a_dead_process_had_no_time_to_remove_go_at_the_next_start() 
     let digest = fill(&blobs, &clock, 1, 10).await.unwrap();
     blobs.index.doom(&[digest]).unwrap();
     assert_eq!(fixture.files().len(), 1);
-    fixture.open().recover().await.unwrap();
+    fixture.open().recover(Some("boot")).await.unwrap();
     assert_eq!(fixture.files(), Vec::<String>::new());
 }
 
@@ -420,6 +595,8 @@ async fn every_file_of_the_directory_is_for_this_user_alone() {
             BlobRecord {
                 size: 0,
                 stored: Timestamp::default(),
+                checksum: Checksum::default(),
+                epoch: Epoch::default(),
             },
         )
         .unwrap();

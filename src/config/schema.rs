@@ -84,7 +84,7 @@ impl Key {
 }
 
 /// Every key, in the order of the reference.
-pub(super) static KEYS: [Key; 26] = [
+pub(super) static KEYS: [Key; 29] = [
     Key::global("server.listen", |s, v| {
         v.listen().map(|it| s.server.listen = it)
     }),
@@ -107,6 +107,18 @@ pub(super) static KEYS: [Key; 26] = [
     }),
     Key::global("cache.min_free", |s, v| {
         v.share().map(|it| s.cache.limits.min_free = it)
+    }),
+    Key::global("cache.max_age", |s, v| {
+        v.duration(POSITIVE)
+            .map(|it| s.cache.expiry.max_age = Some(it))
+    }),
+    Key::global("cache.unused_for", |s, v| {
+        v.duration(POSITIVE)
+            .map(|it| s.cache.expiry.unused_for = Some(it))
+    }),
+    Key::global("cache.scrub", |s, v| {
+        v.duration(ANY)
+            .map(|it| s.cache.scrub = Some(it).filter(|it| !it.is_zero()))
     }),
     Key::global("cache.memory", |s, v| {
         v.size().map(|it| s.cache.memory = it)

@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::Uri;
 
 use super::{ByteSize, ListenAddress};
-use crate::blobs::{Limits, Share};
+use crate::blobs::{Expiry, Limits, Share};
 use crate::oci::ImagePatterns;
 use crate::sys::secret::Secret;
 pub use crate::sys::telemetry::Settings as LogSettings;
@@ -110,6 +110,10 @@ pub struct CacheSettings {
     pub memory: ByteSize,
     /// How much the data directory may take, and how much stays free beside it.
     pub limits: Limits,
+    /// When blobs go that are in nobody's way.
+    pub expiry: Expiry,
+    /// How often every blob is read again; `None` for never.
+    pub scrub: Option<Duration>,
     /// How long a tag is served without asking upstream; zero asks each time.
     pub tag_ttl: Duration,
     /// How long a client waits for an expired tag's revalidation before it gets the stale answer. Not zero.
@@ -130,6 +134,8 @@ impl Default for CacheSettings {
                 max_size: Share::Percent(80),
                 min_free: Share::Percent(5),
             },
+            expiry: Expiry::default(),
+            scrub: Some(Duration::from_hours(30 * 24)),
             tag_ttl: Duration::from_mins(1),
             revalidate_timeout: Duration::from_secs(3),
             finish_abandoned: ByteSize::bytes(1 << 30),

@@ -11,10 +11,10 @@ use tracing::{debug, info, warn};
 use super::flight::{Flight, Progress};
 use super::machine::{Machine, Step, is_beyond_the_end};
 use super::part::Part;
-use super::sink::Sink;
+use super::sink::{Sink, Tally};
 use super::{FetchError, Shared, Source};
 use crate::blobs::{Lookup, Reservation, ReserveError};
-use crate::oci::{Digest, Hasher};
+use crate::oci::Digest;
 use crate::store::Spool;
 use crate::sys::fs::DiskFile;
 use crate::sys::{clock, random};
@@ -140,12 +140,12 @@ impl<'a> Download<'a> {
                     .spool(flight.digest)
                     .await
                     .map_err(|error| disk(&error))?,
-                hasher: Hasher::new(flight.digest.algorithm()),
+                tally: Tally::new(flight.digest.algorithm()),
                 received: 0,
             },
         };
         let machine = Machine::new(size, part.received, source.retries());
-        let sink = Sink::new(Arc::clone(&part.spool.file), part.hasher, part.received);
+        let sink = Sink::new(Arc::clone(&part.spool.file), part.tally, part.received);
         Ok(Self {
             shared,
             flight,
@@ -323,7 +323,8 @@ impl<'a> Download<'a> {
     }
 
     fn computed(&self) -> Option<Digest> {
-        self.sink.hasher().map(|hasher| hasher.clone().finish())
+        let tally = self.sink.tally()?;
+        Some(tally.hasher.clone().finish())
     }
 
     /// Lets the readers have what is written, but for the tail.
@@ -365,9 +366,10 @@ impl<'a> Download<'a> {
 
     /// The readers go on at once; keeping the blob is a matter of its own.
     async fn commit(mut self, size: u64) {
-        let Some(spool) = self.spool.take() else {
+        let (Some(spool), Some(tally)) = (self.spool.take(), self.sink.tally()) else {
             return;
         };
+        let checksum = tally.checksum.clone().finish();
         let file = Arc::clone(&spool.file);
         self.flight.progress.send_replace(Progress::Complete {
             file,
@@ -375,7 +377,7 @@ impl<'a> Download<'a> {
             _reading: self.shared.blobs.reading(self.flight.digest),
         });
         self.shared.ends.count(Ok(()));
-        match self.shared.blobs.commit(spool, size).await {
+        match self.shared.blobs.commit(spool, size, checksum).await {
             Ok(()) => debug!(digest = %self.flight.digest, size, "blob cached"),
             Err(error) => {
                 warn!(digest = %self.flight.digest, %error, "a verified blob could not be kept");
@@ -465,7 +467,7 @@ fn part(
     reservation: &mut Option<Reservation>,
 ) -> Option<Part> {
     let received = sink.written();
-    let hasher = sink.hasher().filter(|_| received > 0)?.clone();
+    let tally = sink.tally().filter(|_| received > 0)?.clone();
     let spool = spool.take()?;
     let mut reservation = reservation.take();
     if let Some(reservation) = &mut reservation {
@@ -473,7 +475,7 @@ fn part(
     }
     Some(Part {
         spool,
-        hasher,
+        tally,
         received,
         reservation,
     })

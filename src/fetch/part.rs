@@ -3,17 +3,18 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::sink::Tally;
 use crate::blobs::{Blobs, Reservation};
-use crate::oci::{Digest, Hasher};
+use crate::oci::Digest;
 use crate::store::Spool;
 
 /// How many parts are kept; the oldest gives way.
 pub(super) const PARTS: usize = 16;
 
-/// The beginning of a blob, unverified, with the hash state at its end.
+/// The beginning of a blob, unverified, with what it amounts to so far.
 pub(super) struct Part {
     pub(super) spool: Spool,
-    pub(super) hasher: Hasher,
+    pub(super) tally: Tally,
     pub(super) received: u64,
     /// The space that it takes.
     pub(super) reservation: Option<Reservation>,

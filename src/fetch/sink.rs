@@ -10,19 +10,40 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 
-use crate::oci::Hasher;
+use crate::oci::{Algorithm, Checksummer, Hasher};
 use crate::sys::fs::DiskFile;
 use crate::sys::tasks;
 
 /// When so many bytes are gathered, receiving waits for the batch before them.
 const BATCH: usize = 512 * 1024;
 
-type Written = (Hasher, io::Result<u64>);
+type Written = (Tally, io::Result<u64>);
+
+/// What is computed of the bytes as they pass.
+#[derive(Clone)]
+pub(super) struct Tally {
+    pub(super) hasher: Hasher,
+    pub(super) checksum: Checksummer,
+}
+
+impl Tally {
+    pub(super) fn new(algorithm: Algorithm) -> Self {
+        Self {
+            hasher: Hasher::new(algorithm),
+            checksum: Checksummer::default(),
+        }
+    }
+
+    fn update(&mut self, bytes: &[u8]) {
+        self.hasher.update(bytes);
+        self.checksum.update(bytes);
+    }
+}
 
 pub(super) struct Sink {
     file: Arc<dyn DiskFile>,
-    /// The hash state at `written`; away while a batch is being written.
-    hasher: Option<Hasher>,
+    /// What `written` bytes amount to; away while a batch is being written.
+    tally: Option<Tally>,
     gathered: Vec<Bytes>,
     gathered_bytes: usize,
     running: Option<BoxFuture<'static, Written>>,
@@ -31,10 +52,10 @@ pub(super) struct Sink {
 
 impl Sink {
     /// A sink for the bytes of `file` from `written` on.
-    pub(super) fn new(file: Arc<dyn DiskFile>, hasher: Hasher, written: u64) -> Self {
+    pub(super) fn new(file: Arc<dyn DiskFile>, tally: Tally, written: u64) -> Self {
         Self {
             file,
-            hasher: Some(hasher),
+            tally: Some(tally),
             gathered: Vec::new(),
             gathered_bytes: 0,
             running: None,
@@ -68,13 +89,14 @@ impl Sink {
         if self.running.is_some() || self.gathered.is_empty() {
             return;
         }
-        let Some(hasher) = self.hasher.take() else {
+        let Some(tally) = self.tally.take() else {
             return;
         };
         let batch = std::mem::take(&mut self.gathered);
         self.gathered_bytes = 0;
         let (file, offset) = (Arc::clone(&self.file), self.written);
-        self.running = Some(tasks::blocking(move || write(&*file, hasher, &batch, offset)).boxed());
+        self.running =
+            Some(tasks::begin_blocking(move || write(&*file, tally, &batch, offset)).boxed());
     }
 
     /// Waits for the batch that is being written, and starts on the next. Pending for ever when there is none.
@@ -85,9 +107,9 @@ impl Sink {
         let Some(running) = self.running.as_mut() else {
             return std::future::pending().await;
         };
-        let (hasher, result) = running.await;
+        let (tally, result) = running.await;
         self.running = None;
-        self.hasher = Some(hasher);
+        self.tally = Some(tally);
         self.written = result?;
         self.start();
         Ok(())
@@ -104,19 +126,19 @@ impl Sink {
         Ok(())
     }
 
-    /// The hash state at [`written`](Self::written); `None` while a batch is being written.
-    pub(super) const fn hasher(&self) -> Option<&Hasher> {
-        self.hasher.as_ref()
+    /// What [`written`](Self::written) bytes amount to; `None` while a batch is being written.
+    pub(super) const fn tally(&self) -> Option<&Tally> {
+        self.tally.as_ref()
     }
 }
 
-fn write(file: &dyn DiskFile, mut hasher: Hasher, batch: &[Bytes], mut offset: u64) -> Written {
+fn write(file: &dyn DiskFile, mut tally: Tally, batch: &[Bytes], mut offset: u64) -> Written {
     for chunk in batch {
-        hasher.update(chunk);
+        tally.update(chunk);
         if let Err(error) = file.write_all_at(chunk, offset) {
-            return (hasher, Err(error));
+            return (tally, Err(error));
         }
         offset = offset.saturating_add(chunk.len() as u64);
     }
-    (hasher, Ok(offset))
+    (tally, Ok(offset))
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::oci::{Digest, RepositoryName, Tag};
+use crate::oci::{Checksum, Digest, RepositoryName, Tag};
 use crate::sys::clock::Timestamp;
 
 pub use sqlite::SqliteIndex;
@@ -35,7 +35,15 @@ pub struct BlobRecord {
     pub size: u64,
     /// When it was stored.
     pub stored: Timestamp,
+    /// The checksum of its bytes.
+    pub checksum: Checksum,
+    /// The epoch in which its bytes were last known to be right.
+    pub epoch: Epoch,
 }
+
+/// A time without a power cut. What was written in an earlier one may not have reached the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Epoch(pub u64);
 
 /// The blobs that are held, in sum. A blob counts with the whole 4 KiB blocks that its file takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,6 +54,34 @@ pub struct Usage {
     pub bytes: u64,
     /// The part of `bytes` in blobs that were used again after they had been stored.
     pub protected: u64,
+    /// The part of `bytes` in blobs that are pinned.
+    pub pinned: u64,
+}
+
+/// A blob as a walk over all of them sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Walked {
+    /// The blob.
+    pub digest: Digest,
+    /// Its length in bytes.
+    pub size: u64,
+    /// When it was stored.
+    pub stored: Timestamp,
+    /// When it was last used.
+    pub used: Timestamp,
+    /// Whether it is pinned.
+    pub pinned: bool,
+}
+
+/// A tag as a walk over all of them sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WalkedTag {
+    /// Its repository.
+    pub repository: RepositoryKey,
+    /// The tag.
+    pub tag: Tag,
+    /// The manifest or index it names.
+    pub digest: Digest,
 }
 
 /// A blob that may be evicted.
@@ -117,6 +153,15 @@ pub trait Index: Debug + Send + Sync {
     /// Forgets a blob; one that is not recorded is fine.
     fn remove_blob(&self, digest: Digest) -> Result<(), IndexError>;
 
+    /// Notes that a blob's bytes were found right in an epoch.
+    fn confirm_blob(&self, digest: Digest, epoch: Epoch) -> Result<(), IndexError>;
+
+    /// The next blobs by digest, at most `limit` of them after `after`.
+    fn walk_blobs(&self, after: Option<Digest>, limit: u64) -> Result<Vec<Walked>, IndexError>;
+
+    /// Makes exactly these blobs, as far as they are held, the pinned ones: they are never named as victims.
+    fn pin_blobs(&self, digests: &[Digest]) -> Result<(), IndexError>;
+
     /// What the blobs take in sum. Costs the same however many there are.
     fn usage(&self) -> Result<Usage, IndexError>;
 
@@ -158,6 +203,13 @@ pub trait Index: Debug + Send + Sync {
         record: TagRecord,
     ) -> Result<(), IndexError>;
 
+    /// The next tags by repository and name, at most `limit` of them after `after`.
+    fn walk_tags(
+        &self,
+        after: Option<&WalkedTag>,
+        limit: u64,
+    ) -> Result<Vec<WalkedTag>, IndexError>;
+
     /// Whether a digest belongs to a repository.
     fn member(
         &self,
@@ -173,6 +225,12 @@ pub trait Index: Debug + Send + Sync {
         digest: Digest,
         size: Option<u64>,
     ) -> Result<(), IndexError>;
+
+    /// What was noted under a key, if anything.
+    fn note(&self, key: &str) -> Result<Option<String>, IndexError>;
+
+    /// Notes values under keys, replacing former ones.
+    fn set_notes(&self, notes: &[(&str, &str)]) -> Result<(), IndexError>;
 
     /// The list of this key, if one is kept.
     fn list(&self, repository: &RepositoryKey, key: &str)

@@ -19,6 +19,8 @@ pub(super) const MIGRATIONS: &[&str] = &["
     CREATE TABLE blob (
         digest TEXT PRIMARY KEY,
         size INTEGER NOT NULL,
+        checksum INTEGER NOT NULL,
+        epoch INTEGER NOT NULL,
         stored INTEGER NOT NULL,
         used INTEGER NOT NULL,
         segment INTEGER NOT NULL DEFAULT 0,
@@ -31,7 +33,7 @@ pub(super) const MIGRATIONS: &[&str] = &["
         blobs INTEGER NOT NULL,
         bytes INTEGER NOT NULL
     );
-    INSERT INTO total (segment, blobs, bytes) VALUES (0, 0, 0), (1, 0, 0);
+    INSERT INTO total (segment, blobs, bytes) VALUES (0, 0, 0), (1, 0, 0), (2, 0, 0);
     CREATE TRIGGER blob_added AFTER INSERT ON blob BEGIN
         UPDATE total SET blobs = blobs + 1, bytes = bytes + (new.size + 4095) / 4096 * 4096
         WHERE segment = new.segment;

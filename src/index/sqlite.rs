@@ -2,7 +2,11 @@
 //!
 //! A statement that changes nothing is not executed: writing costs the write-ahead log, and a warm pull must not.
 
+mod blob;
+
+use std::error::Error;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,8 +17,8 @@ use rusqlite::{Connection, OptionalExtension as _, Params, Row, Transaction, par
 
 use super::schema::{MIGRATIONS, Migrated, migrate};
 use super::{
-    BlobRecord, Index, IndexError, ListRecord, ManifestArrival, ManifestRecord, Membership,
-    RepositoryKey, TagRecord, Usage, Victim,
+    BlobRecord, Epoch, Index, IndexError, ListRecord, ManifestArrival, ManifestRecord, Membership,
+    RepositoryKey, TagRecord, Usage, Victim, Walked, WalkedTag,
 };
 use crate::oci::{Digest, Tag};
 use crate::sys::clock::Timestamp;
@@ -121,121 +125,55 @@ fn failed(path: &Path, source: rusqlite::Error) -> IndexError {
 
 impl Index for SqliteIndex {
     fn blob(&self, digest: Digest) -> Result<Option<BlobRecord>, IndexError> {
-        self.read(|reader| {
-            let sql = "SELECT size, stored FROM blob WHERE digest = ?1";
-            one(reader, sql, params![text(digest)], |row| {
-                Ok(BlobRecord {
-                    size: unsigned(row, 0)?,
-                    stored: timestamp(row, 1)?,
-                })
-            })
-        })
+        self.read(|reader| blob::get(reader, digest))
     }
 
     fn insert_blob(&self, digest: Digest, record: BlobRecord) -> Result<(), IndexError> {
-        self.write(|writer| {
-            let sql = "INSERT INTO blob (digest, size, stored, used, rank) VALUES (?1, ?2, ?3, ?3, ?3)
-                       ON CONFLICT (digest) DO UPDATE SET size = excluded.size, stored = excluded.stored";
-            let stored = signed(record.stored.as_millis());
-            writer.prepare_cached(sql)?.execute(params![text(digest), signed(record.size), stored])
-        })?;
-        Ok(())
+        self.write(|writer| blob::insert(writer, digest, record))
     }
 
     fn remove_blob(&self, digest: Digest) -> Result<(), IndexError> {
-        self.write(|writer| {
-            writer
-                .prepare_cached("DELETE FROM blob WHERE digest = ?1")?
-                .execute(params![text(digest)])
-        })?;
-        Ok(())
+        self.write(|writer| blob::remove(writer, digest))
+    }
+
+    fn confirm_blob(&self, digest: Digest, epoch: Epoch) -> Result<(), IndexError> {
+        self.write(|writer| blob::confirm(writer, digest, epoch))
+    }
+
+    fn walk_blobs(&self, after: Option<Digest>, limit: u64) -> Result<Vec<Walked>, IndexError> {
+        self.read(|reader| blob::walk(reader, after, limit))
+    }
+
+    fn pin_blobs(&self, digests: &[Digest]) -> Result<(), IndexError> {
+        self.write(|writer| blob::pin(writer, digests))
     }
 
     fn usage(&self) -> Result<Usage, IndexError> {
-        self.read(|reader| {
-            let sql = "SELECT sum(blobs), sum(bytes), max(bytes * segment) FROM total";
-            reader.prepare_cached(sql)?.query_row([], |row| {
-                Ok(Usage {
-                    blobs: unsigned(row, 0)?,
-                    bytes: unsigned(row, 1)?,
-                    protected: unsigned(row, 2)?,
-                })
-            })
-        })
+        self.read(blob::usage)
     }
 
     fn touch(&self, uses: &[(Digest, Timestamp)]) -> Result<(), IndexError> {
-        self.write(|writer| {
-            let sql = "UPDATE blob SET used = max(used, ?2), rank = max(rank, ?2), segment = 1 WHERE digest = ?1";
-            let mut update = writer.prepare_cached(sql)?;
-            uses.iter().try_for_each(|(digest, at)| {
-                update.execute(params![text(*digest), signed(at.as_millis())]).map(drop)
-            })
-        })
+        self.write(|writer| blob::touch(writer, uses))
     }
 
     fn demote(&self, bytes: u64, now: Timestamp) -> Result<(), IndexError> {
-        self.write(|writer| {
-            let sql = "SELECT bytes FROM total WHERE segment = 1";
-            let held: i64 = writer
-                .prepare_cached(sql)?
-                .query_row([], |row| row.get(0))?;
-            let sql = "WITH oldest AS (
-                SELECT digest, sum(size) OVER (ORDER BY rank, digest) - size AS before
-                FROM blob WHERE segment = 1 ORDER BY rank, digest LIMIT 1000
-            )
-            UPDATE blob SET segment = 0, rank = ?2
-            WHERE digest IN (SELECT digest FROM oldest WHERE before < ?1)";
-            let excess = held.saturating_sub(signed(bytes));
-            if excess > 0 {
-                writer
-                    .prepare_cached(sql)?
-                    .execute(params![excess, signed(now.as_millis())])?;
-            }
-            Ok(())
-        })
+        self.write(|writer| blob::demote(writer, bytes, now))
     }
 
     fn victims(&self, skip: u64, limit: u64) -> Result<Vec<Victim>, IndexError> {
-        self.read(|reader| {
-            let sql = "SELECT digest, size FROM blob ORDER BY segment, rank LIMIT ?2 OFFSET ?1";
-            let mut query = reader.prepare_cached(sql)?;
-            let rows = query.query_map(params![signed(skip), signed(limit)], |row| {
-                Ok(Victim {
-                    digest: digest(row, 0)?,
-                    size: unsigned(row, 1)?,
-                })
-            })?;
-            rows.collect()
-        })
+        self.read(|reader| blob::victims(reader, skip, limit))
     }
 
     fn doom(&self, digests: &[Digest]) -> Result<(), IndexError> {
-        self.write(|writer| {
-            let mut removal = writer.prepare_cached("DELETE FROM blob WHERE digest = ?1")?;
-            let sql = "INSERT INTO doomed (digest) VALUES (?1) ON CONFLICT (digest) DO NOTHING";
-            let mut note = writer.prepare_cached(sql)?;
-            digests.iter().try_for_each(|digest| {
-                removal.execute(params![text(*digest)])?;
-                note.execute(params![text(*digest)]).map(drop)
-            })
-        })
+        self.write(|writer| blob::doom(writer, digests))
     }
 
     fn doomed(&self) -> Result<Vec<Digest>, IndexError> {
-        self.read(|reader| {
-            let mut query = reader.prepare_cached("SELECT digest FROM doomed")?;
-            let rows = query.query_map([], |row| digest(row, 0))?;
-            rows.collect()
-        })
+        self.read(blob::doomed)
     }
 
     fn bury(&self, digests: &[Digest]) -> Result<(), IndexError> {
-        self.write(|writer| {
-            let mut removal = writer.prepare_cached("DELETE FROM doomed WHERE digest = ?1")?;
-            let each = |digest: &Digest| removal.execute(params![text(*digest)]).map(drop);
-            digests.iter().try_for_each(each)
-        })
+        self.write(|writer| blob::bury(writer, digests))
     }
 
     fn manifest(&self, digest: Digest) -> Result<Option<ManifestRecord>, IndexError> {
@@ -305,6 +243,27 @@ impl Index for SqliteIndex {
         })
     }
 
+    fn walk_tags(
+        &self,
+        after: Option<&WalkedTag>,
+        limit: u64,
+    ) -> Result<Vec<WalkedTag>, IndexError> {
+        self.read(|reader| {
+            let sql = "SELECT repository.upstream, repository.name, tag.name, tag.digest
+                       FROM repository JOIN tag ON tag.repository = repository.id
+                       WHERE (repository.upstream, repository.name, tag.name) > (?1, ?2, ?3)
+                       ORDER BY repository.upstream, repository.name, tag.name LIMIT ?4";
+            let after = after.map_or(("", "", ""), |after| {
+                let RepositoryKey { upstream, name } = &after.repository;
+                (&**upstream, name.as_str(), after.tag.as_str())
+            });
+            let mut query = reader.prepare_cached(sql)?;
+            let key = params![after.0, after.1, after.2, signed(limit)];
+            let rows = query.query_map(key, walked_tag)?;
+            rows.collect()
+        })
+    }
+
     fn member(
         &self,
         repository: &RepositoryKey,
@@ -330,6 +289,23 @@ impl Index for SqliteIndex {
         self.write(|writer| {
             let repository = repository_id(writer, repository)?;
             insert_member(writer, repository, digest, size)
+        })
+    }
+
+    fn note(&self, key: &str) -> Result<Option<String>, IndexError> {
+        self.read(|reader| {
+            let sql = "SELECT value FROM meta WHERE key = ?1";
+            one(reader, sql, params![key], |row| row.get(0))
+        })
+    }
+
+    fn set_notes(&self, notes: &[(&str, &str)]) -> Result<(), IndexError> {
+        self.write(|writer| {
+            let sql = "INSERT INTO meta (key, value) VALUES (?1, ?2)
+                       ON CONFLICT (key) DO UPDATE SET value = excluded.value";
+            let mut note = writer.prepare_cached(sql)?;
+            let mut each = notes.iter();
+            each.try_for_each(|(key, value)| note.execute(params![key, value]).map(drop))
         })
     }
 
@@ -429,7 +405,26 @@ fn text(digest: Digest) -> String {
     digest.to_string()
 }
 
+fn walked_tag(row: &Row<'_>) -> rusqlite::Result<WalkedTag> {
+    let upstream: String = row.get(0)?;
+    Ok(WalkedTag {
+        repository: RepositoryKey {
+            upstream: upstream.into(),
+            name: parsed(row, 1)?,
+        },
+        tag: parsed(row, 2)?,
+        digest: digest(row, 3)?,
+    })
+}
+
 fn digest(row: &Row<'_>, column: usize) -> rusqlite::Result<Digest> {
+    parsed(row, column)
+}
+
+fn parsed<T>(row: &Row<'_>, column: usize) -> rusqlite::Result<T>
+where
+    T: FromStr<Err: Error + Send + Sync + 'static>,
+{
     let text: String = row.get(column)?;
     text.parse().map_err(|error| {
         rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(error))
@@ -450,119 +445,4 @@ fn timestamp(row: &Row<'_>, column: usize) -> rusqlite::Result<Timestamp> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::index::suite;
-
-    #[test]
-    fn the_lists_that_were_fetched_longest_ago_give_way() {
-        let directory = tempfile::tempdir().unwrap();
-        let index = SqliteIndex::open(&directory.path().join("index.sqlite3")).unwrap();
-        let key = suite::repository("library/listed");
-        let list = |at| ListRecord {
-            bytes: Bytes::new(),
-            fetched: Timestamp::from_millis(at),
-        };
-        index.set_list(&key, "first", &list(1)).unwrap();
-        index
-            .write(|writer| {
-                let sql = "WITH RECURSIVE n(i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
-                           INSERT INTO list (repository, key, bytes, fetched) SELECT 1, i, x'', i FROM n";
-                writer.execute(sql, params![LISTS])
-            })
-            .unwrap();
-        assert!(index.list(&key, "first").unwrap().is_some());
-        let newest = list(LISTS.unsigned_abs() + 1);
-        index.set_list(&key, "last", &newest).unwrap();
-        assert_eq!(index.list(&key, "first").unwrap(), None);
-        assert_eq!(index.list(&key, "last").unwrap(), Some(newest));
-        let count: i64 = index
-            .read(|reader| reader.query_row("SELECT count(*) FROM list", [], |row| row.get(0)))
-            .unwrap();
-        assert_eq!(count, LISTS);
-    }
-
-    #[test]
-    fn passes_the_suite() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("index.sqlite3");
-        suite::run(&|| SqliteIndex::open(&path).unwrap());
-    }
-
-    #[test]
-    fn an_older_schema_is_copied_and_migrated() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("index.sqlite3");
-        let key = suite::repository("library/old");
-        let tag = "latest".parse().unwrap();
-        let record = TagRecord {
-            digest: suite::digest(1),
-            checked: Timestamp::from_millis(5),
-        };
-        SqliteIndex::open(&path)
-            .unwrap()
-            .set_tag(&key, &tag, record)
-            .unwrap();
-
-        let [first] = MIGRATIONS else {
-            panic!("extend this test")
-        };
-        let newer = [*first, "CREATE TABLE novelty (id INTEGER PRIMARY KEY);"];
-        let migrated = SqliteIndex::open_with(&path, &newer).unwrap();
-        assert_eq!(migrated.tag(&key, &tag).unwrap(), Some(record));
-        let count: i64 = migrated
-            .read(|reader| reader.query_row("SELECT count(*) FROM novelty", [], |row| row.get(0)))
-            .unwrap();
-        assert_eq!(count, 0);
-        let copy = SqliteIndex::open(&directory.path().join("index.sqlite3.v1.backup")).unwrap();
-        assert_eq!(copy.tag(&key, &tag).unwrap(), Some(record));
-    }
-
-    #[test]
-    fn a_migration_that_fails_changes_nothing() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("index.sqlite3");
-        drop(SqliteIndex::open(&path).unwrap());
-        let [first] = MIGRATIONS else {
-            panic!("extend this test")
-        };
-        let broken = [
-            *first,
-            "CREATE TABLE novelty (id INTEGER); CREATE TABLE blob (id INTEGER);",
-        ];
-        SqliteIndex::open_with(&path, &broken).unwrap_err();
-        let reopened = SqliteIndex::open(&path).unwrap();
-        let found: Option<i64> = reopened
-            .read(|reader| {
-                one(
-                    reader,
-                    "SELECT 1 FROM sqlite_master WHERE name = 'novelty'",
-                    [],
-                    |row| row.get(0),
-                )
-            })
-            .unwrap();
-        assert_eq!(found, None);
-    }
-
-    #[test]
-    fn a_newer_schema_is_refused_and_names_its_writer() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("index.sqlite3");
-        let index = SqliteIndex::open(&path).unwrap();
-        index
-            .write(|writer| {
-                writer.execute(
-                    "UPDATE meta SET value = '9.9.9' WHERE key = 'written_by'",
-                    [],
-                )?;
-                writer.pragma_update(None, "user_version", 99)
-            })
-            .unwrap();
-        drop(index);
-        let refused = SqliteIndex::open(&path).unwrap_err();
-        assert!(
-            matches!(refused, IndexError::Newer { ref written_by, .. } if written_by == "9.9.9")
-        );
-    }
-}
+mod tests;

@@ -3,10 +3,10 @@
 use bytes::Bytes;
 
 use super::{
-    BlobRecord, Index, ListRecord, ManifestArrival, ManifestRecord, Membership, RepositoryKey,
-    TagRecord, Usage, Victim,
+    BlobRecord, Epoch, Index, ListRecord, ManifestArrival, ManifestRecord, Membership,
+    RepositoryKey, TagRecord, Usage, Victim, Walked, WalkedTag,
 };
-use crate::oci::{Algorithm, Digest};
+use crate::oci::{Algorithm, Checksum, Digest};
 use crate::sys::clock::Timestamp;
 
 /// Runs the suite; `open` opens the same, at first empty, index anew.
@@ -20,6 +20,11 @@ pub(crate) fn run<I: Index>(open: &dyn Fn() -> I) {
     tags_survive_reopening(open);
     blobs_are_counted_in_whole_blocks(&open());
     victims_are_unprotected_first_then_by_use(&open());
+    what_is_pinned_is_no_victim(&open());
+    a_walk_sees_every_blob_once(&open());
+    a_walk_sees_every_tag_once(&open());
+    notes_are_replaced(open);
+    a_confirmed_blob_is_of_the_newer_epoch(&open());
     demotion_makes_room_among_the_protected(&open());
     the_doomed_stay_noted_until_buried(open);
 }
@@ -39,22 +44,24 @@ fn at(millis: u64) -> Timestamp {
     Timestamp::from_millis(millis)
 }
 
+fn record(size: u64, stored: u64) -> BlobRecord {
+    BlobRecord {
+        size,
+        stored: at(stored),
+        checksum: Checksum::default(),
+        epoch: Epoch::default(),
+    }
+}
+
 fn blobs_come_and_go(index: &impl Index) {
     let digest = Digest::of(Algorithm::Sha512, b"blob");
     assert_eq!(index.blob(digest).unwrap(), None);
     let large = BlobRecord {
-        size: 1 << 40,
-        stored: at(7),
+        checksum: Checksum(u32::MAX),
+        epoch: Epoch(3),
+        ..record(1 << 40, 7)
     };
-    index
-        .insert_blob(
-            digest,
-            BlobRecord {
-                size: 1,
-                stored: at(1),
-            },
-        )
-        .unwrap();
+    index.insert_blob(digest, record(1, 1)).unwrap();
     index.insert_blob(digest, large).unwrap();
     assert_eq!(index.blob(digest).unwrap(), Some(large));
     index.remove_blob(digest).unwrap();
@@ -172,11 +179,9 @@ fn tags_survive_reopening<I: Index>(open: &dyn Fn() -> I) {
 }
 
 fn store(index: &impl Index, seed: u8, size: u64, stored: u64) -> Digest {
-    let record = BlobRecord {
-        size,
-        stored: at(stored),
-    };
-    index.insert_blob(digest(seed), record).unwrap();
+    index
+        .insert_blob(digest(seed), record(size, stored))
+        .unwrap();
     digest(seed)
 }
 
@@ -214,6 +219,7 @@ fn blobs_are_counted_in_whole_blocks(index: &impl Index) {
         blobs: 4,
         bytes: 4 * 4096,
         protected: 4096,
+        pinned: 0,
     };
     assert_eq!(index.usage().unwrap(), expected);
     index.remove_blob(digest(102)).unwrap();
@@ -222,6 +228,7 @@ fn blobs_are_counted_in_whole_blocks(index: &impl Index) {
         blobs: 2,
         bytes: 2 * 4096,
         protected: 0,
+        pinned: 0,
     };
     assert_eq!(index.usage().unwrap(), expected);
 }
@@ -240,6 +247,119 @@ fn victims_are_unprotected_first_then_by_use(index: &impl Index) {
     );
     index.touch(&[(a, at(1))]).unwrap();
     assert_eq!(order(index), [b, d, c, a], "time does not run backwards");
+}
+
+fn what_is_pinned_is_no_victim(index: &impl Index) {
+    empty(index);
+    let [a, b, c] =
+        [(140, 1), (141, 2), (142, 3)].map(|(seed, stored)| store(index, seed, 4096, stored));
+    index.pin_blobs(&[b, digest(199)]).unwrap();
+    assert_eq!(order(index), [a, c]);
+    assert_eq!(index.usage().unwrap().pinned, 4096);
+    index.touch(&[(b, at(2)), (a, at(3))]).unwrap();
+    assert_eq!(
+        order(index),
+        [c, a],
+        "a pinned blob stays so when it is used"
+    );
+    assert!(
+        index
+            .walk_blobs(None, 10)
+            .unwrap()
+            .iter()
+            .all(|blob| blob.pinned == (blob.digest == b))
+    );
+    index.pin_blobs(&[c]).unwrap();
+    assert_eq!(order(index).len(), 2);
+    assert!(!order(index).contains(&c));
+    index.pin_blobs(&[]).unwrap();
+    assert_eq!(index.usage().unwrap().pinned, 0);
+    assert_eq!(order(index).len(), 3);
+}
+
+fn a_walk_sees_every_blob_once(index: &impl Index) {
+    empty(index);
+    let mut all: Vec<_> = (150..160).map(|seed| store(index, seed, 7, 5)).collect();
+    index.touch(&[(digest(150), at(9))]).unwrap();
+    all.sort_by_key(ToString::to_string);
+    let (mut seen, mut after) = (Vec::new(), None);
+    loop {
+        let page = index.walk_blobs(after, 3).unwrap();
+        let Some(last) = page.last() else { break };
+        after = Some(last.digest);
+        assert!(page.len() <= 3);
+        seen.extend(page);
+    }
+    assert_eq!(seen.iter().map(|blob| blob.digest).collect::<Vec<_>>(), all);
+    let touched = |blob: &&Walked| blob.digest == digest(150);
+    let found = seen.iter().find(touched).unwrap();
+    assert_eq!((found.size, found.stored, found.used), (7, at(5), at(9)));
+}
+
+fn a_walk_sees_every_tag_once(index: &impl Index) {
+    let before = tags(index).len();
+    for (upstream, name, tag) in [
+        ("ghcr.io", "walked/a", "1"),
+        ("docker.io", "walked/b", "2"),
+        ("docker.io", "walked/b", "1"),
+    ] {
+        let key = RepositoryKey {
+            upstream: upstream.into(),
+            name: name.parse().unwrap(),
+        };
+        let record = TagRecord {
+            digest: digest(170),
+            checked: at(1),
+        };
+        index.set_tag(&key, &tag.parse().unwrap(), record).unwrap();
+    }
+    let all = tags(index);
+    assert_eq!(all.len(), before + 3);
+    let shown: Vec<_> = all
+        .iter()
+        .filter(|tag| tag.digest == digest(170))
+        .map(|tag| {
+            format!(
+                "{}/{}:{}",
+                tag.repository.upstream, tag.repository.name, tag.tag
+            )
+        })
+        .collect();
+    let expected = [
+        "docker.io/walked/b:1",
+        "docker.io/walked/b:2",
+        "ghcr.io/walked/a:1",
+    ];
+    assert_eq!(shown, expected);
+}
+
+fn tags(index: &impl Index) -> Vec<WalkedTag> {
+    let mut all: Vec<WalkedTag> = Vec::new();
+    loop {
+        let page = index.walk_tags(all.last(), 2).unwrap();
+        if page.is_empty() {
+            return all;
+        }
+        all.extend(page);
+    }
+}
+
+fn notes_are_replaced<I: Index>(open: &dyn Fn() -> I) {
+    assert_eq!(open().note("a").unwrap(), None);
+    open().set_notes(&[("a", "1"), ("b", "2")]).unwrap();
+    open().set_notes(&[("b", "3")]).unwrap();
+    assert_eq!(open().note("a").unwrap().as_deref(), Some("1"));
+    assert_eq!(open().note("b").unwrap().as_deref(), Some("3"));
+}
+
+fn a_confirmed_blob_is_of_the_newer_epoch(index: &impl Index) {
+    let blob = store(index, 180, 5, 1);
+    for (confirmed, expected) in [(2, 2), (1, 2), (5, 5)] {
+        index.confirm_blob(blob, Epoch(confirmed)).unwrap();
+        assert_eq!(index.blob(blob).unwrap().unwrap().epoch, Epoch(expected));
+    }
+    index.confirm_blob(digest(198), Epoch(1)).unwrap();
+    assert_eq!(index.blob(digest(198)).unwrap(), None);
 }
 
 fn demotion_makes_room_among_the_protected(index: &impl Index) {

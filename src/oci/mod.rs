@@ -9,6 +9,7 @@
 )]
 
 pub mod challenge;
+pub mod checksum;
 pub mod descriptor;
 pub mod digest;
 pub mod error;
@@ -25,6 +26,7 @@ mod bounded;
 mod query;
 
 pub use challenge::{Bearer, Challenge, parse_challenges};
+pub use checksum::{Checksum, Checksummer};
 pub use descriptor::{Descriptor, Platform};
 pub use digest::{Algorithm, Digest, DigestError, Hasher};
 pub use error::{Code, ErrorBody};

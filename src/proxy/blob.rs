@@ -97,7 +97,6 @@ impl Inner {
             Small::Kept(bytes) => small::content(digest, &bytes, range)?,
             Small::Large => held_content(digest, held, range)?,
             Small::Damaged => {
-                self.drop_damaged(digest).await;
                 return Ok(Err(MissReason::Lost));
             }
         };
@@ -130,14 +129,6 @@ impl Inner {
             Unstreamable::Fetch(failure) => failed(failure),
         })?;
         Ok(self.answer(content, outcome))
-    }
-
-    /// Drops a blob whose file does not have its bytes, so that it is fetched again.
-    async fn drop_damaged(&self, digest: Digest) {
-        warn!(%digest, "a blob is damaged on disk; it is fetched again");
-        if let Err(error) = self.parts.blobs.forget(digest).await {
-            warn!(%digest, %error, "a damaged blob cannot be dropped");
-        }
     }
 
     pub(super) fn source(

@@ -20,7 +20,7 @@ pub(super) enum Small {
     Kept(Bytes),
     /// It is larger than what is kept.
     Large,
-    /// Its file does not have its bytes.
+    /// Its file does not have its bytes, and is out of the way.
     Damaged,
 }
 
@@ -35,7 +35,10 @@ impl Inner {
                 self.memory.keep_blob(digest, bytes.clone());
                 Small::Kept(bytes)
             }
-            _ => Small::Damaged,
+            _ => {
+                held.reading.condemn("it does not have its digest").await;
+                Small::Damaged
+            }
         }
     }
 }

@@ -1,14 +1,17 @@
 //! Blobs as plain files. `docs/design/on-disk-format.md` has the layout.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{Leftover, Spool, Store, StoreError};
-use crate::oci::Digest;
+use crate::oci::{Algorithm, Digest};
 use crate::sys::fs::{Disk, DiskFile};
 use crate::sys::random;
+
+/// How many damaged files are kept aside: enough to see what happens to them.
+const QUARANTINED: usize = 8;
 
 /// Whether a published blob survives a power cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +28,7 @@ pub struct FsStore {
     disk: Arc<dyn Disk>,
     blobs: PathBuf,
     spool: PathBuf,
+    quarantine: PathBuf,
     sync: Sync,
 }
 
@@ -39,6 +43,7 @@ impl FsStore {
             disk,
             blobs,
             spool,
+            quarantine: directory.join("quarantine"),
             sync,
         })
     }
@@ -76,6 +81,14 @@ impl FsStore {
                 self.name(spool, blob)
             }
             result => result,
+        }
+    }
+
+    /// The names in a directory, which need not exist.
+    fn names(&self, directory: &Path) -> Result<Vec<OsString>, StoreError> {
+        match self.disk.list(directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            listed => listed.map_err(failed("list", directory)),
         }
     }
 
@@ -133,6 +146,48 @@ impl Store for FsStore {
         remove(&*self.disk, &self.path(digest))
     }
 
+    fn quarantine(&self, digest: Digest) -> Result<bool, StoreError> {
+        let path = self.path(digest);
+        if self.names(&self.quarantine)?.len() >= QUARANTINED {
+            return remove(&*self.disk, &path).map(|()| false);
+        }
+        let name = format!("{}-{}", digest.algorithm().as_str(), digest.encoded());
+        let aside = self.quarantine.join(name);
+        let created = self.disk.create_dir_all(&self.quarantine);
+        match created.and_then(|()| self.disk.rename(&path, &aside)) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(failed("move aside", &path)(error)),
+        }
+    }
+
+    fn quarantined(&self) -> Result<Vec<u64>, StoreError> {
+        let size = |name| {
+            let path = self.quarantine.join(name);
+            let file = self.disk.open(&path).and_then(|file| file.size());
+            file.map_err(failed("open", &path))
+        };
+        let names = self.names(&self.quarantine)?;
+        names.into_iter().map(size).collect()
+    }
+
+    fn empty_quarantine(&self) -> Result<(), StoreError> {
+        for name in self.names(&self.quarantine)? {
+            remove(&*self.disk, &self.quarantine.join(name))?;
+        }
+        Ok(())
+    }
+
+    fn list(&self, shard: u8) -> Result<Vec<Digest>, StoreError> {
+        let mut found = Vec::new();
+        for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+            let path = self.blobs.join(algorithm.as_str());
+            let names = self.names(&path.join(format!("{shard:02x}")))?;
+            found.extend(names.iter().filter_map(|name| named(algorithm, name)));
+        }
+        Ok(found)
+    }
+
     fn leftovers(&self) -> Result<Vec<Leftover>, StoreError> {
         let names = self
             .disk
@@ -157,6 +212,11 @@ fn intended(name: &OsStr) -> Option<Digest> {
     let (digest, _unique) = name.to_str()?.split_once('.')?;
     let (algorithm, encoded) = digest.split_once('-')?;
     format!("{algorithm}:{encoded}").parse().ok()
+}
+
+/// The digest that a blob's file is named by.
+fn named(algorithm: Algorithm, name: &OsStr) -> Option<Digest> {
+    format!("{algorithm}:{}", name.to_str()?).parse().ok()
 }
 
 fn remove(disk: &dyn Disk, path: &Path) -> Result<(), StoreError> {
@@ -187,7 +247,6 @@ fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Sto
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::oci::Algorithm;
     use crate::store::suite;
     use crate::sys::fs::{Fault, FaultyDisk, OsDisk};
 

@@ -56,6 +56,19 @@ pub trait Store: Debug + Send + std::marker::Sync {
     /// Removes the blob; one that does not exist is fine. Open readers go on.
     fn remove(&self, digest: Digest) -> Result<(), StoreError>;
 
+    /// Moves a blob's file aside, out of the reach of [`open`](Self::open); whether it is kept there. Only a few
+    /// are: beyond them the file is removed.
+    fn quarantine(&self, digest: Digest) -> Result<bool, StoreError>;
+
+    /// The sizes in bytes of the files that are kept aside.
+    fn quarantined(&self) -> Result<Vec<u64>, StoreError>;
+
+    /// Removes what is kept aside.
+    fn empty_quarantine(&self) -> Result<(), StoreError>;
+
+    /// The blobs whose digests start with `shard`, by their files.
+    fn list(&self, shard: u8) -> Result<Vec<Digest>, StoreError>;
+
     /// The spools that an earlier process left behind.
     fn leftovers(&self) -> Result<Vec<Leftover>, StoreError>;
 

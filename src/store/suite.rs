@@ -11,6 +11,8 @@ pub(crate) fn run<S: Store>(open: &dyn Fn() -> S) {
     replaces_an_earlier_file_of_the_same_digest(&open());
     keeps_open_readers_alive(&open());
     removes_twice(&open());
+    keeps_a_few_damaged_blobs_aside(open);
+    lists_blobs_by_the_start_of_their_digests(&open());
     survives_reopening(open);
 }
 
@@ -64,6 +66,37 @@ fn removes_twice(subject: &impl Store) {
     let digest = store(subject, Algorithm::Sha256, b"removed");
     subject.remove(digest).unwrap();
     subject.remove(digest).unwrap();
+}
+
+fn keeps_a_few_damaged_blobs_aside<S: Store>(open: &dyn Fn() -> S) {
+    let subject = open();
+    let gone = Digest::of(Algorithm::Sha256, b"never there");
+    assert!(!subject.quarantine(gone).unwrap());
+    for seed in 0..20_u8 {
+        let digest = store(&subject, Algorithm::Sha256, &vec![seed; usize::from(seed)]);
+        let kept = subject.quarantine(digest).unwrap();
+        assert!(subject.open(digest).unwrap().is_none());
+        assert_eq!(kept, seed < 8, "{seed}");
+    }
+    let mut sizes = open().quarantined().unwrap();
+    sizes.sort_unstable();
+    assert_eq!(sizes, [0, 1, 2, 3, 4, 5, 6, 7]);
+    subject.empty_quarantine().unwrap();
+    assert!(subject.quarantined().unwrap().is_empty());
+}
+
+fn lists_blobs_by_the_start_of_their_digests(subject: &impl Store) {
+    let stored = [Algorithm::Sha256, Algorithm::Sha512]
+        .map(|algorithm| store(subject, algorithm, b"listed"));
+    for digest in stored {
+        let [first, ..] = digest.as_bytes() else {
+            panic!("a digest has bytes")
+        };
+        assert!(subject.list(*first).unwrap().contains(&digest));
+        assert!(!subject.list(!*first).unwrap().contains(&digest));
+        subject.remove(digest).unwrap();
+        assert!(!subject.list(*first).unwrap().contains(&digest));
+    }
 }
 
 fn survives_reopening<S: Store>(open: &dyn Fn() -> S) {

@@ -38,6 +38,16 @@ pub fn resident_memory() -> Option<u64> {
     kibibytes.checked_mul(1024)
 }
 
+/// The name of the machine's present boot, where the system tells it: another one after each start of the machine.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a file of the kernel's, which no test needs to fail"
+)]
+pub fn boot() -> Option<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(name.trim().to_owned()).filter(|name| !name.is_empty())
+}
+
 /// The number of open files, where the system tells it.
 pub fn open_files() -> Option<u64> {
     let files = std::fs::read_dir("/proc/self/fd").ok()?.count();

@@ -86,15 +86,25 @@ impl fmt::Debug for Tasks {
 }
 
 /// Runs `work` on the blocking pool: disk access, hashing, SQL. A panic in `work` continues in the caller.
-#[expect(clippy::disallowed_methods, reason = "the one place that spawns")]
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(value) => value,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime is gone, and with it whoever waits here.
-            Err(_) => std::future::pending().await,
-        },
+    begin_blocking(work).await
+}
+
+/// Begins `work` on the blocking pool now, before anybody waits for it. A panic in `work` continues in whoever waits.
+#[expect(clippy::disallowed_methods, reason = "the one place that spawns")]
+pub fn begin_blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> impl Future<Output = T> + Send {
+    let begun = tokio::task::spawn_blocking(work);
+    async move {
+        match begun.await {
+            Ok(value) => value,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime is gone, and with it whoever waits here.
+                Err(_) => std::future::pending().await,
+            },
+        }
     }
 }
 

@@ -30,5 +30,6 @@ mod mirror;
 mod never_cache;
 mod process;
 mod pull;
+mod rot;
 mod space;
 mod upstream;

@@ -150,7 +150,7 @@ error: unknown key "x" in [cache]
    |
  6 | x = …
    | ^
-  help: known here: max_size, min_free, memory, tag_ttl, revalidate_timeout, finish_abandoned, never_cache, pin"#
+  help: known here: max_size, min_free, max_age, unused_for, scrub, memory, tag_ttl, revalidate_timeout, finish_abandoned, never_cache, pin"#
     );
 }
 

@@ -1,6 +1,7 @@
 //! The reference `mirror.toml` says what the program does.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::*;
 
@@ -37,5 +38,8 @@ fn with_the_markers_removed_it_sets_every_key_to_its_default() {
     assert_eq!(hub.username.take().as_deref(), Some("ci-bot"));
     assert_eq!(hub.password.take().unwrap().expose(), "secret");
     assert_eq!(hub.ca.take(), Some("/etc/ssl/corp-proxy.pem".into()));
+    let expiry = std::mem::take(&mut settings.cache.expiry);
+    assert_eq!(expiry.max_age, Some(Duration::from_hours(90 * 24)));
+    assert_eq!(expiry.unused_for, Some(Duration::from_hours(60 * 24)));
     assert_eq!(settings, Settings::default());
 }
