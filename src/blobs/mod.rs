@@ -7,10 +7,14 @@
 mod buffers;
 mod directory;
 mod epoch;
+mod guards;
+mod limits;
+mod pins;
 mod read;
 mod space;
 #[cfg(test)]
 mod tests;
+mod trust;
 mod upkeep;
 
 use std::collections::HashMap;
@@ -18,10 +22,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Semaphore;
-use tracing::{info, warn};
+use tracing::warn;
 
-use crate::index::{BlobRecord, Index, IndexError};
-use crate::oci::{Checksum, Digest, Hasher};
+use crate::index::{BlobRecord, Index, IndexError, RepositoryKey};
+use crate::oci::pattern::ImagePatterns;
+use crate::oci::{Checksum, Digest};
 use crate::store::{Spool, Store, StoreError};
 use crate::sys::clock::{Clock, Timestamp};
 use crate::sys::fs::{Disk, DiskFile};
@@ -29,12 +34,14 @@ use crate::sys::tasks;
 
 pub use buffers::CHUNK;
 pub use directory::{DataDirectory, DirectoryError};
+pub use guards::{Reading, Reservation};
+pub use limits::{Limits, NoRoom, ReserveError, Share};
 pub use read::{FileBody, read_chunk};
-pub use space::{Limits, NoRoom, Reading, Reservation, ReserveError, Share};
 pub use upkeep::Expiry;
 
 use epoch::Current;
 use space::Space;
+use trust::Trust;
 
 /// When so many uses are noted they are written, whether it is time or not.
 const USES: usize = 4096;
@@ -80,14 +87,6 @@ pub enum Lookup {
     Absent,
     /// A row without its file, or with one that is damaged; the row is gone now.
     Lost,
-}
-
-/// Whether a blob's bytes are known to be what was stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Trust {
-    Verified,
-    /// The machine lost power since.
-    Unverified,
 }
 
 /// Why bytes could not be kept or found.
@@ -179,6 +178,16 @@ impl Blobs {
         }
         self.space.unlink(&self.index.doomed()?)?;
         Ok(leftovers.len())
+    }
+
+    /// Says which images are pinned: their blobs are never evicted and never too old.
+    pub fn pin(&self, patterns: ImagePatterns) {
+        self.space.pins.set(patterns);
+    }
+
+    /// Says that a tag of a repository moved, or that a manifest of it came: what is pinned may be other blobs now.
+    pub fn image_changed(&self, repository: &RepositoryKey) {
+        self.space.pins.image_changed(repository);
     }
 
     /// A reservation of no bytes, to be extended.
@@ -293,51 +302,6 @@ impl Blobs {
         }
     }
 
-    fn trust(&self, record: &BlobRecord) -> Trust {
-        if record.epoch < self.current().epoch {
-            Trust::Unverified
-        } else {
-            Trust::Verified
-        }
-    }
-
-    /// Reads all of a blob of an earlier epoch, and notes that it is right. Once begun it goes on to its end, also
-    /// when nobody waits for it any more: the next client has the use of it.
-    async fn verify(&self, digest: Digest, held: HeldBlob) -> Result<Lookup, BlobsError> {
-        let Ok(permit) = Arc::clone(&self.verifications).acquire_owned().await else {
-            return Err(BlobsError::Closed);
-        };
-        let (this, reading) = (self.clone(), Arc::clone(&held.reading));
-        let verified = tasks::blocking(move || {
-            let _permit = permit;
-            this.verify_now(digest, &held)
-                .map(|right| right.then_some(held))
-        });
-        if let Some(held) = verified.await? {
-            return Ok(Lookup::Held(held));
-        }
-        reading.condemn("it does not have its digest").await;
-        Ok(Lookup::Lost)
-    }
-
-    /// Whether the file has its bytes. One that cannot be read has not.
-    fn verify_now(&self, digest: Digest, held: &HeldBlob) -> Result<bool, IndexError> {
-        // Another client's question may have been answered while this one waited.
-        let record = self.index.blob(digest)?;
-        if record.is_some_and(|record| self.trust(&record) == Trust::Verified) {
-            return Ok(true);
-        }
-        let mut hasher = Hasher::new(digest.algorithm());
-        let read = read::hash(&*held.file, &mut hasher, 0, held.size);
-        let right = read.is_ok() && hasher.finish() == digest;
-        if right {
-            info!(%digest, size = held.size, "a blob of before the last power cut was verified");
-            let epoch = self.current().epoch;
-            self.index.confirm_blob(digest, epoch)?;
-        }
-        Ok(right)
-    }
-
     /// The length of a blob that is held, from memory or the index.
     pub async fn size(&self, digest: Digest) -> Result<Option<u64>, IndexError> {
         if let Some(size) = self.space.known_size(digest) {
@@ -375,7 +339,9 @@ impl Blobs {
     fn publish(&self, spool: &Spool, size: u64, checksum: Checksum) -> Result<(), BlobsError> {
         let published = self.record(size, checksum).and_then(|record| {
             self.store.publish(spool)?;
-            Ok(self.index.insert_blob(spool.digest, record)?)
+            self.index.insert_blob(spool.digest, record)?;
+            self.space.pins.stored(spool.digest);
+            Ok(())
         });
         if published.is_err() && self.index.blob(spool.digest)?.is_none() {
             self.store.remove(spool.digest)?;

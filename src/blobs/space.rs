@@ -5,7 +5,6 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -13,11 +12,13 @@ use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
 use super::BlobsError;
+use super::guards::Reading;
+use super::limits::{Limits, NoRoom, ReserveError};
+use super::pins::Pins;
 use crate::index::{Index, IndexError};
 use crate::oci::Digest;
 use crate::store::{Store, StoreError};
 use crate::sys::fs::Disk;
-use crate::sys::tasks;
 
 /// What directories take, and what the index may grow by between two looks at it: at most so much, and at most a
 /// sixteenth of the cap.
@@ -31,70 +32,6 @@ const CANDIDATES_LIMIT: u64 = 100_000;
 
 /// How many lengths are remembered.
 const SIZES: u64 = 20_000;
-
-/// An amount of space: absolute, or a part of the file system.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Share {
-    /// So many bytes.
-    Bytes(u64),
-    /// So many hundredths of the file system.
-    Percent(u8),
-}
-
-impl Share {
-    /// The amount in bytes on a file system of `total` bytes.
-    pub fn of(self, total: u64) -> u64 {
-        match self {
-            Self::Bytes(bytes) => bytes,
-            Self::Percent(percent) => total / 100 * u64::from(percent),
-        }
-    }
-}
-
-/// How much the cache may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// The data directory never takes more.
-    pub max_size: Share,
-    /// The file system always keeps so much free, whatever `max_size` says.
-    pub min_free: Share,
-}
-
-/// Why no space can be had. The pull goes on without.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NoRoom {
-    /// The blob is larger than the whole cache may be.
-    #[error("the blob's {needed} bytes are more than the cache may take")]
-    TooLarge {
-        /// What was asked for, in bytes.
-        needed: u64,
-    },
-    /// Evicting all that nobody reads would not be enough.
-    #[error("{short} bytes are missing, more than eviction can give")]
-    Full {
-        /// What is missing, in bytes.
-        short: u64,
-    },
-}
-
-/// Why a reservation failed.
-#[derive(Debug, thiserror::Error)]
-pub enum ReserveError {
-    /// No space is left.
-    #[error(transparent)]
-    NoRoom(#[from] NoRoom),
-    /// The index failed.
-    #[error(transparent)]
-    Index(#[from] IndexError),
-    /// The file system does not tell its size.
-    #[error("the free space of {path} is unknown: {source}")]
-    Unknown {
-        /// The data directory.
-        path: PathBuf,
-        /// The cause.
-        source: io::Error,
-    },
-}
 
 #[derive(Debug, Default)]
 struct State {
@@ -131,6 +68,7 @@ pub(super) struct Space {
     limits: Limits,
     index: Arc<dyn Index>,
     store: Arc<dyn Store>,
+    pub(super) pins: Pins,
     state: Mutex<State>,
     /// The lengths of blobs that were asked for, so that a `HEAD` touches no index.
     sizes: Cache<Digest, u64>,
@@ -156,6 +94,7 @@ impl Space {
             limits,
             index,
             store,
+            pins: Pins::default(),
             sizes: sizes(),
             state,
             evicting,
@@ -181,20 +120,20 @@ impl Space {
     }
 
     /// Sets `bytes` more aside, evicting if need be. Blocks.
-    fn extend(&self, reservation: &mut Reservation, bytes: u64) -> Result<(), ReserveError> {
+    pub(super) fn reserve(&self, bytes: u64) -> Result<(), ReserveError> {
         let _one_at_a_time = self.evicting.lock().unwrap_or_else(PoisonError::into_inner);
         let mut skipped = 0;
         loop {
             let short = self.short_of(bytes)?;
             if short == 0 {
                 self.state().reserved += bytes;
-                reservation.bytes += bytes;
                 return Ok(());
             }
             if self.empty_quarantine() {
                 continue;
             }
             // Where others filled the disk, emptying the cache would help nobody.
+            self.pins.refresh(&*self.index)?;
             let usage = self.index.usage()?;
             let is_vain = short > usage.bytes.saturating_sub(usage.pinned);
             if is_vain || !self.evict(short, &mut skipped)? {
@@ -385,9 +324,34 @@ impl Space {
     /// Notes a reader of a blob until the guard goes.
     pub(super) fn reading(self: &Arc<Self>, digest: Digest) -> Reading {
         self.state().open.entry(digest).or_default().readers += 1;
-        Reading {
-            space: Arc::clone(self),
-            digest,
+        Reading::new(Arc::clone(self), digest)
+    }
+
+    /// Notes that of reserved bytes `after` instead of `before` are in their file: they are missing from the disk's
+    /// free space already.
+    pub(super) fn written(&self, before: u64, after: u64) {
+        let mut state = self.state();
+        state.written = state.written.saturating_sub(before).saturating_add(after);
+    }
+
+    /// Gives reserved bytes back, of which `written` are in their file.
+    pub(super) fn release(&self, bytes: u64, written: u64) {
+        let mut state = self.state();
+        state.reserved = state.reserved.saturating_sub(bytes);
+        state.written = state.written.saturating_sub(written);
+    }
+
+    /// Notes that a reader has left. With the last of them goes what an evicted blob still took.
+    pub(super) fn left(&self, digest: Digest) {
+        let mut state = self.state();
+        let Some(open) = state.open.get_mut(&digest) else {
+            return;
+        };
+        open.readers = open.readers.saturating_sub(1);
+        if open.readers == 0 {
+            let lingering = open.lingering;
+            state.open.remove(&digest);
+            state.lingering = state.lingering.saturating_sub(lingering);
         }
     }
 
@@ -438,112 +402,6 @@ fn sizes() -> Cache<Digest, u64> {
 }
 
 /// The bytes that a file of `size` bytes takes on disk.
-fn blocks(size: u64) -> u64 {
+pub(super) const fn blocks(size: u64) -> u64 {
     size.div_ceil(4096).saturating_mul(4096)
-}
-
-/// Space that is set aside for a download, until this goes.
-pub struct Reservation {
-    space: Arc<Space>,
-    bytes: u64,
-    written: u64,
-}
-
-impl Reservation {
-    pub(super) const fn empty(space: Arc<Space>) -> Self {
-        Self {
-            space,
-            bytes: 0,
-            written: 0,
-        }
-    }
-
-    /// How many bytes are set aside.
-    pub const fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    /// Sets `bytes` more aside, evicting if need be. Blocks.
-    ///
-    /// # Errors
-    /// What was set aside before stays so.
-    pub fn extend(&mut self, bytes: u64) -> Result<(), ReserveError> {
-        let space = Arc::clone(&self.space);
-        space.extend(self, bytes)
-    }
-
-    /// Notes that the file has `written` bytes now: they are missing from the disk's free space already.
-    pub fn written(&mut self, written: u64) {
-        let written = written.min(self.bytes);
-        let mut state = self.space.state();
-        state.written = state
-            .written
-            .saturating_sub(self.written)
-            .saturating_add(written);
-        drop(state);
-        self.written = written;
-    }
-
-    /// Gives back what is set aside beyond the bytes that are written.
-    pub fn shrink(&mut self) {
-        let rest = self.bytes.saturating_sub(blocks(self.written));
-        self.space.state().reserved -= rest;
-        self.bytes -= rest;
-    }
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        let mut state = self.space.state();
-        state.reserved = state.reserved.saturating_sub(self.bytes);
-        state.written = state.written.saturating_sub(self.written);
-    }
-}
-
-impl fmt::Debug for Reservation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reservation")
-            .field("bytes", &self.bytes)
-            .finish_non_exhaustive()
-    }
-}
-
-/// A reader of a blob: while it exists the blob's bytes are on disk and are counted, evicted or not.
-pub struct Reading {
-    space: Arc<Space>,
-    digest: Digest,
-}
-
-impl Reading {
-    /// Says that the blob is damaged: from here on it is as if it were not held.
-    pub async fn condemn(&self, reason: &str) {
-        let (space, digest) = (Arc::clone(&self.space), self.digest);
-        tracing::warn!(%digest, reason, "a cached blob is damaged; it is kept aside and will be fetched again");
-        if let Err(error) = tasks::blocking(move || space.quarantine(digest)).await {
-            tracing::warn!(%digest, %error, "a damaged blob cannot be kept aside");
-        }
-    }
-}
-
-impl Drop for Reading {
-    fn drop(&mut self) {
-        let mut state = self.space.state();
-        let Some(open) = state.open.get_mut(&self.digest) else {
-            return;
-        };
-        open.readers = open.readers.saturating_sub(1);
-        if open.readers == 0 {
-            let lingering = open.lingering;
-            state.open.remove(&self.digest);
-            state.lingering = state.lingering.saturating_sub(lingering);
-        }
-    }
-}
-
-impl fmt::Debug for Reading {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reading")
-            .field("digest", &self.digest)
-            .finish_non_exhaustive()
-    }
 }

@@ -4,6 +4,7 @@
     reason = "small numbers, and files damaged behind the door's back"
 )]
 
+mod pins;
 mod upkeep;
 
 use std::path::{Path, PathBuf};

@@ -103,6 +103,7 @@ impl Blobs {
         expiry: Expiry,
         after: Option<Digest>,
     ) -> Result<(Option<Digest>, u64), IndexError> {
+        self.space.pins.refresh(&*self.index)?;
         let page = self.index.walk_blobs(after, PAGE)?;
         let now = self.clock.wall();
         let over = |blob: &&Walked| expiry.is_over(blob, now) && !self.space.is_read(blob.digest);

@@ -159,7 +159,8 @@ pub trait Index: Debug + Send + Sync {
     /// The next blobs by digest, at most `limit` of them after `after`.
     fn walk_blobs(&self, after: Option<Digest>, limit: u64) -> Result<Vec<Walked>, IndexError>;
 
-    /// Makes exactly these blobs, as far as they are held, the pinned ones: they are never named as victims.
+    /// Makes exactly these blobs, as far as they are held, the pinned ones: they are never named as victims. Those that
+    /// were pinned and are no more count as not used again.
     fn pin_blobs(&self, digests: &[Digest]) -> Result<(), IndexError>;
 
     /// What the blobs take in sum. Costs the same however many there are.

@@ -226,7 +226,9 @@ impl Inner {
             record: &record,
             members,
             tag: tag.map(|(tag, checked)| (tag, *checked)),
-        })
+        })?;
+        self.parts.blobs.image_changed(&self.key(name));
+        Ok(())
     }
 }
 

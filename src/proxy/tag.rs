@@ -7,7 +7,7 @@ use tracing::{info, warn};
 
 use super::Inner;
 use super::failure::{Failure, Wanted};
-use crate::index::TagRecord;
+use crate::index::{IndexError, TagRecord};
 use crate::oci::{Digest, Reference, RepositoryName, Tag};
 use crate::registry::{Answer, ManifestContent, MissReason, Outcome, RegistryError, StaleReason};
 use crate::sys::single_flight::Role;
@@ -223,7 +223,13 @@ impl Inner {
         };
         self.memory.keep_tag(name, tag, record);
         let (index, key, moved) = (Arc::clone(&self.parts.index), self.key(name), tag.clone());
-        let written = tasks::blocking(move || index.set_tag(&key, &moved, record)).await;
+        let blobs = self.parts.blobs.clone();
+        let written = tasks::blocking(move || {
+            index.set_tag(&key, &moved, record)?;
+            blobs.image_changed(&key);
+            Ok::<_, IndexError>(())
+        })
+        .await;
         if let Err(error) = written {
             warn!(%name, %tag, %error, "a tag's freshness is kept in memory only");
         }

@@ -138,7 +138,7 @@ pub(super) fn pin(writer: &Connection, digests: &[Digest]) -> rusqlite::Result<(
     let mut note = writer.prepare_cached("INSERT OR IGNORE INTO pinned (digest) VALUES (?1)")?;
     let mut each = digests.iter();
     each.try_for_each(|digest| note.execute(params![text(*digest)]).map(drop))?;
-    let unpin = "UPDATE blob SET segment = 1 WHERE segment = 2 AND digest NOT IN (SELECT digest FROM pinned)";
+    let unpin = "UPDATE blob SET segment = 0 WHERE segment = 2 AND digest NOT IN (SELECT digest FROM pinned)";
     let pin =
         "UPDATE blob SET segment = 2 WHERE segment < 2 AND digest IN (SELECT digest FROM pinned)";
     for sql in [unpin, pin] {
