@@ -152,6 +152,7 @@ impl App {
             Arc::clone(&clock),
             settings.cache.limits,
         );
+        blobs.pin(settings.cache.pin.clone());
         let swept = blobs.recover(process::boot().as_deref()).await?;
         if swept > 0 {
             info!(swept, "unfinished downloads of an earlier run were removed");
