@@ -28,6 +28,7 @@ struct Sample {
 
 pub(crate) fn measure(stage: &Stage, table: &mut Table) {
     let blob = stage.push_blob(BLOB);
+    let size = stage.options.size_in_words(BLOB);
     let (mut direct, mut ours, mut registry) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..stage.options.rounds {
         direct.push(fetch_directly(stage, &blob));
@@ -40,7 +41,7 @@ pub(crate) fn measure(stage: &Stage, table: &mut Table) {
         (!samples.is_empty()).then(|| median(samples.iter().map(figure)))
     };
     let mut add = |what: &str, of: fn(&Sample) -> f64, fetched: Option<fn(&Fetched) -> f64>, target| {
-        let row = Row::new(format!("cold 500 MB: {what}"), figure(&ours, of).unwrap());
+        let row = Row::new(format!("cold {size}: {what}"), figure(&ours, of).unwrap());
         let reference = fetched.map(|fetched| median(direct.iter().map(fetched)));
         let row = row.beside(reference, "direct").registry(figure(&registry, of));
         table.add(row.target(target));
@@ -88,6 +89,7 @@ fn sample(stage: &Stage, kind: Kind, blob: &str) -> Sample {
 /// A client that asks for what another one, which takes no byte any more, has caused to be fetched.
 pub(crate) fn measure_stalled(stage: &Stage, table: &mut Table) {
     let blob = stage.push_blob(SHARED);
+    let size = stage.options.size_in_words(SHARED);
     let (mut alone, mut behind, mut registry) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..stage.options.rounds {
         alone.push(sample(stage, Kind::Mirror, &blob));
@@ -101,11 +103,11 @@ pub(crate) fn measure_stalled(stage: &Stage, table: &mut Table) {
     };
     let seconds: fn(&Sample) -> f64 = |it| it.fetched.total.as_secs_f64();
     let fetches: fn(&Sample) -> f64 = |it| it.fetches as f64;
-    let row = Row::new("cold 300 MB behind a stalled client: s", figure(&behind, seconds).unwrap());
+    let what = format!("cold {size} behind a stalled client");
+    let row = Row::new(format!("{what}: s"), figure(&behind, seconds).unwrap());
     let row = row.beside(figure(&alone, seconds), "alone").registry(figure(&registry, seconds));
     table.add(row.target(Target::Times(1.1)));
-    let what = "cold 300 MB behind a stalled client: upstream fetches";
-    let row = Row::new(what, figure(&behind, fetches).unwrap()).registry(figure(&registry, fetches));
+    let row = Row::new(format!("{what}: upstream fetches"), figure(&behind, fetches).unwrap()).registry(figure(&registry, fetches));
     table.add(row.target(Target::Exactly(1.0)));
 }
 

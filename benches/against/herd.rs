@@ -27,6 +27,7 @@ struct Sample {
 
 pub(crate) fn measure(stage: &Stage, table: &mut Table) {
     let blob = stage.push_blob(BLOB);
+    let size = stage.options.size_in_words(BLOB);
     let (mut direct, mut ours) = (Vec::new(), Vec::new());
     for _ in 0..stage.options.rounds {
         direct.push(fetch_directly(stage, &blob).total);
@@ -36,7 +37,7 @@ pub(crate) fn measure(stage: &Stage, table: &mut Table) {
     let theirs = stage.has(Kind::Registry).then(|| sample(stage, Kind::Registry, &blob));
     let download = median(direct.iter().map(Duration::as_secs_f64));
     let mut add = |what: &str, figure: fn(&Sample) -> f64, reference: Option<f64>, target| {
-        let row = Row::new(format!("herd of 100 on 200 MB: {what}"), median(ours.iter().map(figure)));
+        let row = Row::new(format!("herd of {CLIENTS} on {size}: {what}"), median(ours.iter().map(figure)));
         let row = row.beside(reference, "warm + one download");
         table.add(row.registry(theirs.as_ref().map(figure)).target(target));
     };

@@ -75,6 +75,11 @@ impl Options {
         if self.quick { bytes / 20 } else { bytes }
     }
 
+    /// What [`Self::size`] makes of that, in words.
+    pub(crate) fn size_in_words(&self, bytes: usize) -> String {
+        format!("{} MB", self.size(bytes) / 1_000_000)
+    }
+
     /// How long small requests are sent.
     pub(crate) fn duration(&self) -> Duration {
         Duration::from_millis(if self.quick { 200 } else { 1000 })

@@ -15,7 +15,7 @@ const BLOB: usize = 500_000_000;
 /// Connections at a time, how often each gets the blob, and what the mirror may cost in times of nginx.
 const LOADS: [(usize, usize, f64); 3] = [(1, 4, 1.0), (8, 1, 1.0), (64, 1, 1.5)];
 
-/// In MiB, while 64 clients get a large blob.
+/// In MiB, however many clients get a large blob.
 const MEMORY: f64 = 60.0;
 
 struct Sample {
@@ -38,6 +38,7 @@ impl Sample {
 
 pub(crate) fn measure(stage: &Stage, table: &mut Table) {
     let blob = stage.push_blob(BLOB);
+    let size = stage.options.size_in_words(BLOB);
     let servers = stage.servers(&[Kind::Mirror, Kind::Nginx, Kind::Registry], Log::Off);
     for server in &servers {
         client::get(server.address(), &blob);
@@ -47,7 +48,8 @@ pub(crate) fn measure(stage: &Stage, table: &mut Table) {
         let samples = Samples::take(&servers, stage.options.rounds, |server| {
             sample(stage, server, &blob, connections, times)
         });
-        add_rows(table, connections, cpu_limit, &samples);
+        let what = format!("warm {size}, connections: {connections}");
+        add_rows(table, &what, cpu_limit, &samples);
     }
 }
 
@@ -80,20 +82,17 @@ pub(crate) fn load(address: SocketAddr, blob: &str, connections: usize, times: u
     })
 }
 
-fn add_rows(table: &mut Table, connections: usize, cpu_limit: f64, samples: &Samples<Sample>) {
-    let mut add = |what: &str, figure: fn(&Sample) -> f64, target: Target| {
-        let clients = if connections == 1 { "client" } else { "clients" };
-        let row = Row::new(format!("warm 500 MB, {connections} {clients}: {what}"), samples.ours(figure));
+fn add_rows(table: &mut Table, what: &str, cpu_limit: f64, samples: &Samples<Sample>) {
+    let mut add = |figure_name: &str, figure: fn(&Sample) -> f64, target: Target| {
+        let row = Row::new(format!("{what}: {figure_name}"), samples.ours(figure));
         let row = row.beside(samples.median(Kind::Nginx, figure), "nginx");
         let row = row.registry(samples.median(Kind::Registry, figure));
         table.add(row.target(target));
     };
     add("CPU s/GiB", Sample::cpu_per_gib, Target::Times(cpu_limit));
     add("GB/s", Sample::rate, Target::AtLeastTimes(0.95));
-    if connections == 64 {
-        add("peak MiB", |it| it.peak, Target::AtMost(MEMORY));
-    }
+    add("peak MiB", |it| it.peak, Target::AtMost(MEMORY));
     let asked = samples.ours(|it| it.asked as f64);
-    let row = Row::new(format!("warm 500 MB, {connections} clients: upstream requests"), asked);
+    let row = Row::new(format!("{what}: upstream requests"), asked);
     table.add(row.target(Target::Exactly(0.0)));
 }
