@@ -157,10 +157,20 @@ struct Memory(Bytes);
 
 impl Source for Memory {
     fn open(&self, offset: u64) -> BoxFuture<'_, Result<BlobBody, UpstreamError>> {
-        let rest = self.0.slice(usize::try_from(offset).unwrap_or(usize::MAX)..);
-        let pieces: Vec<_> = rest.chunks(64 * 1024).map(|piece| rest.slice_ref(piece)).collect();
+        let rest = self
+            .0
+            .slice(usize::try_from(offset).unwrap_or(usize::MAX)..);
+        let pieces: Vec<_> = rest
+            .chunks(64 * 1024)
+            .map(|piece| rest.slice_ref(piece))
+            .collect();
         let pieces = stream::iter(pieces.into_iter().map(Ok));
-        let body = BlobBody::new("memory".to_owned(), offset, Some(self.0.len() as u64), pieces);
+        let body = BlobBody::new(
+            "memory".to_owned(),
+            offset,
+            Some(self.0.len() as u64),
+            pieces,
+        );
         async { Ok(body) }.boxed()
     }
 

@@ -10,7 +10,8 @@ use rustix::net::{RecvFlags, recv};
 const SLICE: usize = 1024 * 1024;
 
 /// What clients accept, in short.
-const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, */*";
+const ACCEPT: &str =
+    "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, */*";
 
 const HEAD_LIMIT: usize = 16 * 1024;
 
@@ -143,11 +144,12 @@ pub(crate) fn read(address: SocketAddr, path: &str) -> Vec<u8> {
 
 /// A request as it goes over the wire.
 pub(crate) fn request(method: &str, path: &str, headers: &[(&str, &str)]) -> Vec<u8> {
-    let headers = headers.iter();
     let headers: String = headers
-        .map(|(name, value)| format!("{name}: {value}\r\n"))
+        .iter()
+        .flat_map(|(name, value)| [name, ": ", value, "\r\n"])
         .collect();
-    format!("{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: {ACCEPT}\r\n{headers}\r\n").into()
+    format!("{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: {ACCEPT}\r\n{headers}\r\n")
+        .into()
 }
 
 impl Head {

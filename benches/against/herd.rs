@@ -34,18 +34,33 @@ pub(crate) fn measure(stage: &Stage, table: &mut Table) {
         ours.push(sample(stage, Kind::Mirror, &blob));
     }
     // It fetches the blob a hundred times: once is enough.
-    let theirs = stage.has(Kind::Registry).then(|| sample(stage, Kind::Registry, &blob));
+    let theirs = stage
+        .has(Kind::Registry)
+        .then(|| sample(stage, Kind::Registry, &blob));
     let download = median(direct.iter().map(Duration::as_secs_f64));
     let mut add = |what: &str, figure: fn(&Sample) -> f64, reference: Option<f64>, target| {
-        let row = Row::new(format!("herd of {CLIENTS} on {size}: {what}"), median(ours.iter().map(figure)));
+        let row = Row::new(
+            format!("herd of {CLIENTS} on {size}: {what}"),
+            median(ours.iter().map(figure)),
+        );
         let row = row.beside(reference, "warm + one download");
         table.add(row.registry(theirs.as_ref().map(figure)).target(target));
     };
     let warm = median(ours.iter().map(|it| it.warm.as_secs_f64()));
-    add("s", |it| it.cold.as_secs_f64(), Some(warm + download), Target::Times(1.0));
+    add(
+        "s",
+        |it| it.cold.as_secs_f64(),
+        Some(warm + download),
+        Target::Times(1.0),
+    );
     add("CPU s", |it| it.cpu.as_secs_f64(), None, Target::None);
     add("peak MiB", |it| it.peak, None, Target::AtMost(MEMORY));
-    add("upstream fetches", |it| it.fetches as f64, None, Target::Exactly(1.0));
+    add(
+        "upstream fetches",
+        |it| it.fetches as f64,
+        None,
+        Target::Exactly(1.0),
+    );
 }
 
 fn sample(stage: &Stage, kind: Kind, blob: &str) -> Sample {
@@ -53,7 +68,7 @@ fn sample(stage: &Stage, kind: Kind, blob: &str) -> Sample {
     server.running.forget_peak();
     let cpu = server.running.cpu();
     let cold = time_load(&server, blob);
-    let (cpu, peak) = (server.running.cpu() - cpu, server.running.peak());
+    let (cpu, peak) = (server.running.cpu_since(cpu), server.running.peak());
     let fetches = stage.hub().take_asked().blobs;
     Sample {
         cold,

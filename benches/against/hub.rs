@@ -22,7 +22,12 @@ pub(crate) const ROLE: &str = "upstream";
 pub(crate) const REPOSITORY: &str = "bench/image";
 
 /// The one tag there is.
-pub(crate) const TAG: &str = "latest";
+const TAG: &str = "latest";
+
+/// The path of the image, by its tag.
+pub(crate) fn by_tag() -> String {
+    format!("/v2/{REPOSITORY}/manifests/{TAG}")
+}
 
 /// An upstream that runs.
 #[derive(Debug)]
@@ -77,7 +82,12 @@ impl Hub {
     /// What was asked since the last time.
     pub(crate) fn take_asked(&mut self) -> Asked {
         let lines = self.ask(&json!({"take": true}));
-        let lines: Vec<&str> = lines.as_array().unwrap().iter().filter_map(Value::as_str).collect();
+        let lines: Vec<&str> = lines
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(Value::as_str)
+            .collect();
         let is_blob = |line: &&&str| line.starts_with("registry GET") && line.contains("/blobs/");
         Asked {
             all: lines.len(),

@@ -17,7 +17,9 @@ const REST: Duration = Duration::from_millis(500);
 pub(crate) fn measure(stage: &Stage, table: &mut Table) {
     let take = |kind| -> Vec<(f64, f64)> {
         let rounds = 0..stage.options.rounds;
-        rounds.map(|_| sample(&Server::start(kind, stage, Log::Off).running)).collect()
+        rounds
+            .map(|_| sample(&Server::start(kind, stage, Log::Off).running))
+            .collect()
     };
     let (ours, nginx) = (take(Kind::Mirror), take(Kind::Nginx));
     let registry = stage.has(Kind::Registry).then(|| take(Kind::Registry));

@@ -18,6 +18,7 @@
     clippy::panic,
     clippy::print_stdout,
     clippy::print_stderr,
+    clippy::exit,
     clippy::disallowed_methods,
     reason = "a program that measures: it owns its time and threads, and what it cannot prepare ends it"
 )]

@@ -61,7 +61,9 @@ impl Options {
                 "--without-registry" => options.registry = false,
                 "--binary" => options.binary = words.next().map(PathBuf::from),
                 "--rounds" => options.rounds = number(words.next()),
-                part => options.parts.push(Part::of(part).unwrap_or_else(|| usage(part))),
+                part => options
+                    .parts
+                    .push(Part::of(part).unwrap_or_else(|| usage(part))),
             }
         }
         if options.parts.is_empty() {

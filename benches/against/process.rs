@@ -36,7 +36,7 @@ impl Running {
         command.stdin(Stdio::null()).stdout(Stdio::null());
         let started = Instant::now();
         let child = command.spawn().unwrap_or_else(|error| {
-            panic!("{:?} does not start: {error}", command.get_program());
+            panic!("{command:?} does not start: {error}");
         });
         let mut running = Self {
             child,
@@ -60,6 +60,11 @@ impl Running {
     pub(crate) fn cpu(&self) -> Duration {
         let ticks: u64 = self.tree().into_iter().map(ticks).sum();
         TICK * u32::try_from(ticks).unwrap()
+    }
+
+    /// What it has used since [`Self::cpu`] was `before`.
+    pub(crate) fn cpu_since(&self, before: Duration) -> Duration {
+        self.cpu().saturating_sub(before)
     }
 
     /// Starts the peak of its memory anew.

@@ -9,6 +9,7 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::net::{RecvFlags, recv};
 
 use crate::client::{self, Head, request};
+use crate::hub::by_tag;
 use crate::servers::{Kind, Log, Server};
 use crate::stage::Stage;
 use crate::table::{Row, Table, Target};
@@ -54,10 +55,15 @@ fn cases(stage: &Stage) -> [Case; 4] {
     };
     let limit = Target::Times(1.2);
     [
-        case("manifest GET by tag", "GET", stage.by_tag(), limit),
+        case("manifest GET by tag", "GET", by_tag(), limit),
         case("manifest GET by digest", "GET", stage.by_digest(), limit),
         case("blob HEAD", "HEAD", stage.push_exactly(LARGE), limit),
-        case("1 KiB blob GET", "GET", stage.push_exactly(1024), Target::None),
+        case(
+            "1 KiB blob GET",
+            "GET",
+            stage.push_exactly(1024),
+            Target::None,
+        ),
     ]
 }
 
@@ -66,7 +72,13 @@ pub(crate) fn measure(stage: &Stage, table: &mut Table) {
     for case in cases(stage) {
         let samples = take(stage, &servers, &case);
         let mut add = |what: &str, figure: fn(&Sample) -> f64, target: Target| {
-            add_row(table, &format!("{}: {what}", case.what), &samples, figure, target);
+            add_row(
+                table,
+                &format!("{}: {what}", case.what),
+                &samples,
+                figure,
+                target,
+            );
         };
         add("CPU us", Sample::cpu_per_request, case.target);
         add("requests/s", Sample::rate, Target::None);
@@ -91,7 +103,9 @@ fn take(stage: &Stage, servers: &[Server], case: &Case) -> Samples<Sample> {
         client::get(server.address(), &case.path);
         client::get(server.address(), &case.path);
     }
-    Samples::take(servers, stage.options.rounds, |server| sample(stage, server, case))
+    Samples::take(servers, stage.options.rounds, |server| {
+        sample(stage, server, case)
+    })
 }
 
 fn add_row(
@@ -120,7 +134,7 @@ fn sample(stage: &Stage, server: &Server, case: &Case) -> Sample {
     let (cpu, began) = (server.running.cpu(), Instant::now());
     load.run(stage.options.duration());
     let time = began.elapsed();
-    let cpu = server.running.cpu() - cpu;
+    let cpu = server.running.cpu_since(cpu);
     load.latencies.sort_unstable();
     let requests = load.latencies.len();
     Sample {
@@ -175,7 +189,13 @@ impl Load {
         let events = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
         let end = Instant::now() + duration;
         for (number, line) in (0..).zip(&mut self.lines) {
-            epoll::add(&events, &line.stream, EventData::new_u64(number), EventFlags::IN).unwrap();
+            epoll::add(
+                &events,
+                &line.stream,
+                EventData::new_u64(number),
+                EventFlags::IN,
+            )
+            .unwrap();
             line.send(&self.request);
         }
         let mut ready = Vec::with_capacity(CONNECTIONS);

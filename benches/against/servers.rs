@@ -88,7 +88,11 @@ impl Server {
             let text = nginx_configuration(directory, files, address, log);
             fs::write(&configuration, text).unwrap();
             let mut command = Command::new("nginx");
-            command.arg("-p").arg(directory).arg("-c").arg(configuration);
+            command
+                .arg("-p")
+                .arg(directory)
+                .arg("-c")
+                .arg(configuration);
             command.args(["-e", "stderr"]);
             command
         })
@@ -98,8 +102,7 @@ impl Server {
         Self::new(Kind::Registry, empty(), |directory, address| {
             let configuration = directory.join("config.yml");
             let data = directory.join("data");
-            let (data, upstream, is_off) =
-                (data.display(), &stage.hub().registry, log == Log::Off);
+            let (data, upstream, is_off) = (data.display(), &stage.hub().registry, log == Log::Off);
             let text = format!(
                 "version: 0.1\n\
                  log:\n  level: error\n  accesslog:\n    disabled: {is_off}\n\
@@ -109,7 +112,10 @@ impl Server {
             );
             fs::write(&configuration, text).unwrap();
             let mut command = Command::new("docker-registry");
-            command.arg("serve").arg(configuration).stderr(Stdio::null());
+            command
+                .arg("serve")
+                .arg(configuration)
+                .stderr(Stdio::null());
             command
         })
     }

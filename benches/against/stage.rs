@@ -9,7 +9,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::client;
-use crate::hub::{Hub, REPOSITORY, TAG};
+use crate::hub::{Hub, REPOSITORY};
 use crate::options::Options;
 use crate::servers::{Kind, Log, Server};
 
@@ -75,33 +75,28 @@ impl Stage {
         format!("/v2/{REPOSITORY}/blobs/{digest}")
     }
 
-    pub(crate) fn by_tag(&self) -> String {
-        format!("/v2/{REPOSITORY}/manifests/{TAG}")
-    }
-
     pub(crate) fn by_digest(&self) -> String {
         format!("/v2/{REPOSITORY}/manifests/{}", self.index)
     }
 
     /// A token for the repository, as a header's value.
     pub(crate) fn bearer(&self) -> String {
-        let (address, path) = self.locate(&self.hub().token);
+        let (address, path) = locate(&self.hub().token);
         let path = format!("{path}?service=bench&scope=repository:{REPOSITORY}:pull");
         let answer: Value = serde_json::from_slice(&client::read(address, &path)).unwrap();
         format!("Bearer {}", answer["token"].as_str().unwrap())
     }
 
     pub(crate) fn registry(&self) -> SocketAddr {
-        self.locate(&self.hub().registry).0
+        locate(&self.hub().registry).0
     }
+}
 
-    /// Address and path of a URL.
-    #[expect(clippy::unused_self, reason = "reads as a sentence")]
-    pub(crate) fn locate(&self, url: &str) -> (SocketAddr, String) {
-        let rest = url.strip_prefix("http://").expect("a plain URL");
-        let (address, path) = rest.split_once('/').unwrap_or((rest, ""));
-        (address.parse().unwrap(), format!("/{path}"))
-    }
+/// Address and path of a URL.
+pub(crate) fn locate(url: &str) -> (SocketAddr, String) {
+    let rest = url.strip_prefix("http://").expect("a plain URL");
+    let (address, path) = rest.split_once('/').unwrap_or((rest, ""));
+    (address.parse().unwrap(), format!("/{path}"))
 }
 
 /// Builds the release binary. The one that cargo builds along with a benchmark has the tests' features in it.
@@ -110,6 +105,9 @@ fn build() -> PathBuf {
     let mut command = Command::new(cargo);
     command.args(["build", "--release", "--locked", "--bin", "mirror"]);
     command.current_dir(env!("CARGO_MANIFEST_DIR"));
-    assert!(command.status().unwrap().success(), "the mirror does not build");
+    assert!(
+        command.status().unwrap().success(),
+        "the mirror does not build"
+    );
     env!("CARGO_BIN_EXE_mirror").into()
 }

@@ -84,7 +84,8 @@ impl Table {
 
     /// Whether something is not as it has to be on every machine.
     pub(crate) fn is_wrong(&self) -> bool {
-        let wrong = |row: &Row| matches!(row.target, Target::Exactly(count) if !row.is_exactly(count));
+        let wrong =
+            |row: &Row| matches!(row.target, Target::Exactly(count) if !row.is_exactly(count));
         self.0.iter().any(wrong)
     }
 }

@@ -62,7 +62,7 @@ fn sample(stage: &Stage, server: &Server, blob: &str, connections: usize, times:
     Sample {
         bytes,
         time,
-        cpu: server.running.cpu() - cpu,
+        cpu: server.running.cpu_since(cpu),
         peak: server.running.peak(),
         asked: stage.hub().take_asked().all,
     }

@@ -60,7 +60,9 @@ impl Disk for SizesOnly {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         let removed = self.files.lock().unwrap().remove(path);
-        removed.map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
+        removed
+            .map(drop)
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     fn list(&self, _path: &Path) -> io::Result<Vec<OsString>> {

@@ -34,7 +34,9 @@ const CAPACITIES: [u64; 3] = [3, 10, 30];
 fn main() {
     let is_quick = std::env::args().any(|word| word == "--quick");
     let requests = if is_quick { 10_000 } else { 100_000 };
-    println!("| trace | capacity | mirror | LRU | knows the future | mirror, bytes | LRU, bytes | knows, bytes |");
+    println!(
+        "| trace | capacity | mirror | LRU | knows the future | mirror, bytes | LRU, bytes | knows, bytes |"
+    );
     println!("|---|---|---|---|---|---|---|---|");
     for (name, trace) in trace::all(requests) {
         for percent in CAPACITIES {

@@ -61,7 +61,9 @@ pub(crate) fn usable(capacity: u64) -> u64 {
 
 /// The mirror's own eviction.
 pub(crate) fn mirror(trace: &[Request], capacity: u64) -> Ratio {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
     let directory = tempfile::tempdir().unwrap();
     let index = Arc::new(SqliteIndex::open(&directory.path().join("index.sqlite3")).unwrap());
     let disk: Arc<dyn Disk> = Arc::new(SizesOnly::default());
