@@ -248,7 +248,7 @@ fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Sto
 mod tests {
     use super::*;
     use crate::store::suite;
-    use crate::sys::fs::{Fault, FaultyDisk, OsDisk};
+    use crate::sys::fs::{Fault, FaultyDisk, ForgetfulDisk, OsDisk, Power};
 
     fn digest_of(content: &[u8]) -> Digest {
         Digest::of(Algorithm::Sha256, content)
@@ -259,6 +259,9 @@ mod tests {
         for sync in [Sync::Always, Sync::Never] {
             let directory = tempfile::tempdir().unwrap();
             let open = || FsStore::open(Arc::new(OsDisk), directory.path(), sync).unwrap();
+            suite::run(&open);
+            let disk = ForgetfulDisk::new(1 << 20, Power::new());
+            let open = || FsStore::open(Arc::new(disk.clone()), Path::new("/data"), sync).unwrap();
             suite::run(&open);
         }
     }

@@ -4,6 +4,8 @@
 //! [`DiskFile::read_cached_at`], which never waits for the disk.
 
 mod faulty;
+#[cfg(test)]
+mod forgetful;
 mod kind;
 mod lock;
 mod os;
@@ -15,6 +17,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use faulty::{Fault, FaultyDisk};
+#[cfg(test)]
+pub(crate) use forgetful::{ForgetfulDisk, Power};
 pub use kind::FileSystemKind;
 pub use lock::{DirectoryLock, LockError};
 pub use os::OsDisk;
