@@ -3,6 +3,8 @@
 //! A method that changes several facts changes all of them or none. Every call blocks; async code goes through
 //! [`tasks::blocking`](crate::sys::tasks::blocking).
 
+#[cfg(test)]
+mod memory;
 mod schema;
 mod sqlite;
 #[cfg(test)]
