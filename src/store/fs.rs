@@ -1,9 +1,10 @@
 //! Blobs as plain files. `docs/design/on-disk-format.md` has the layout.
 
+use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Leftover, Spool, Store, StoreError};
 use crate::oci::{Algorithm, Digest};
@@ -30,6 +31,9 @@ pub struct FsStore {
     spool: PathBuf,
     quarantine: PathBuf,
     sync: Sync,
+    /// The shards whose own names are synced. One that is there already may be left from a process that died before
+    /// it synced them.
+    synced: Mutex<HashSet<PathBuf>>,
 }
 
 impl FsStore {
@@ -39,12 +43,17 @@ impl FsStore {
         for path in [&blobs, &spool] {
             disk.create_dir_all(path).map_err(failed("create", path))?;
         }
+        if sync == Sync::Always {
+            let synced = disk.sync_dir(directory);
+            synced.map_err(failed("sync", directory))?;
+        }
         Ok(Self {
             disk,
             blobs,
             spool,
             quarantine: directory.join("quarantine"),
             sync,
+            synced: Mutex::default(),
         })
     }
 
@@ -75,9 +84,6 @@ impl FsStore {
         match self.name(spool, blob) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.disk.create_dir_all(shard)?;
-                if self.sync == Sync::Always {
-                    self.sync_ancestors(shard)?;
-                }
                 self.name(spool, blob)
             }
             result => result,
@@ -90,6 +96,17 @@ impl FsStore {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
             listed => listed.map_err(failed("list", directory)),
         }
+    }
+
+    /// Makes the names in a shard last, and on the first time its own.
+    fn sync_names(&self, shard: &Path) -> io::Result<()> {
+        self.disk.sync_dir(shard)?;
+        let mut synced = self.synced.lock().unwrap_or_else(PoisonError::into_inner);
+        if !synced.contains(shard) {
+            self.sync_ancestors(shard)?;
+            synced.insert(shard.to_owned());
+        }
+        Ok(())
     }
 
     fn sync_ancestors(&self, shard: &Path) -> io::Result<()> {
@@ -124,7 +141,7 @@ impl Store for FsStore {
         self.name_in_shard(&spool.path, &shard, &blob)
             .map_err(failed("publish", &blob))?;
         match self.sync {
-            Sync::Always => self.disk.sync_dir(&shard).map_err(failed("sync", &shard)),
+            Sync::Always => self.sync_names(&shard).map_err(failed("sync", &shard)),
             Sync::Never => Ok(()),
         }
     }
@@ -291,6 +308,39 @@ mod tests {
                 if let Some(file) = found {
                     suite::assert_content(&*file, content);
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_published_survives_a_power_cut_whatever_an_earlier_process_left_undone() {
+        let content = b"twelve bytes";
+        let digest = digest_of(content);
+        for n in 0..20 {
+            let power = Power::new();
+            let disk = ForgetfulDisk::new(1 << 20, power.clone());
+            disk.create_dir_all(Path::new("/data")).unwrap();
+            disk.sync_dir(Path::new("/")).unwrap();
+            let publish = |disk: &ForgetfulDisk| {
+                let disk = Arc::new(disk.clone());
+                let store = FsStore::open(disk, Path::new("/data"), Sync::Always)?;
+                let spool = store.spool(digest)?;
+                let written = spool.file.write_all_at(content, 0);
+                written.map_err(failed("write", Path::new("/data")))?;
+                store.publish(&spool)
+            };
+            power.stop_at(n);
+            let ended = publish(&disk);
+            assert!(ended.is_err() || n >= 9, "operation {n} did not fail");
+            power.restore();
+            publish(&disk).unwrap();
+            for seed in 0..50 {
+                let found = disk.power_cut(seed);
+                let store =
+                    FsStore::open(Arc::new(found), Path::new("/data"), Sync::Always).unwrap();
+                let file = store.open(digest).unwrap();
+                let file = file.unwrap_or_else(|| panic!("lost: operation {n}, seed {seed}"));
+                suite::assert_content(&*file, content);
             }
         }
     }
