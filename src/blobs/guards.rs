@@ -29,13 +29,15 @@ impl Reservation {
         self.bytes
     }
 
-    /// Sets `bytes` more aside, evicting if need be. Blocks.
+    /// Sets `bytes` more aside, up to the end of a 4 KiB block, evicting if need be. Blocks.
     ///
     /// # Errors
     /// What was set aside before stays so.
     pub fn extend(&mut self, bytes: u64) -> Result<(), ReserveError> {
-        self.space.reserve(bytes)?;
-        self.bytes += bytes;
+        // A file takes whole blocks.
+        let more = blocks(self.bytes.saturating_add(bytes)) - self.bytes;
+        self.space.reserve(more)?;
+        self.bytes += more;
         Ok(())
     }
 

@@ -18,7 +18,7 @@ mod trust;
 mod upkeep;
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Semaphore;
@@ -273,8 +273,11 @@ impl Blobs {
             return Ok((Lookup::Absent, Trust::Verified));
         };
         let (size, checksum) = (record.size, record.checksum);
-        match self.store.open(digest)? {
-            Some(file) if file.size().is_ok_and(|found| found == size) => {
+        let file = self.store.open(digest)?;
+        // A disk that fails to tell a length has not lost the blob.
+        let length = file.as_deref().map(|file| length(file, digest));
+        match file {
+            Some(file) if length.transpose()? == Some(size) => {
                 let reading = Arc::new(reading);
                 let held = HeldBlob {
                     file,
@@ -346,8 +349,12 @@ impl Blobs {
         if published.is_err() && self.index.blob(spool.digest)?.is_none() {
             self.store.remove(spool.digest)?;
         }
-        self.store.retire(spool)?;
-        published
+        let retired = self.store.retire(spool);
+        published?;
+        if let Err(error) = retired {
+            warn!(%error, "the spool name of a blob that is held stays until the next start");
+        }
+        Ok(())
     }
 
     fn record(&self, size: u64, checksum: Checksum) -> Result<BlobRecord, BlobsError> {
@@ -373,4 +380,13 @@ impl Blobs {
         })
         .await;
     }
+}
+
+/// The length of a blob's file in bytes.
+fn length(file: &dyn DiskFile, digest: Digest) -> Result<u64, StoreError> {
+    file.size().map_err(|source| StoreError {
+        operation: "tell the length of",
+        path: PathBuf::from(digest.to_string()),
+        source,
+    })
 }

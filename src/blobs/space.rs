@@ -253,7 +253,10 @@ impl Space {
         if self.index.blob(digest)?.is_some() {
             return Ok(Ok(()));
         }
-        let size = self.size_of(digest);
+        let size = match self.size_of(digest) {
+            Ok(size) => size,
+            Err(error) => return Ok(Err(error)),
+        };
         let removed = self.store.remove(digest);
         // Whoever has opened the file before it went keeps its bytes on disk.
         let mut state = self.state();
@@ -297,9 +300,10 @@ impl Space {
         true
     }
 
-    fn size_of(&self, digest: Digest) -> u64 {
-        let file = self.store.open(digest).ok().flatten();
-        blocks(file.and_then(|file| file.size().ok()).unwrap_or_default())
+    /// The bytes that a blob's file takes on disk.
+    fn size_of(&self, digest: Digest) -> Result<u64, StoreError> {
+        let file = self.store.open(digest)?;
+        file.map_or(Ok(0), |file| super::length(&*file, digest).map(blocks))
     }
 
     /// Waits until everything that was stored has reached the disk.
