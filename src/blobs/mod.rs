@@ -11,6 +11,8 @@ mod guards;
 mod limits;
 mod pins;
 mod read;
+#[cfg(test)]
+mod simulation;
 mod space;
 #[cfg(test)]
 mod tests;

@@ -25,7 +25,14 @@ pub(crate) struct MemoryIndex {
     power: Power,
     /// The operation that fails, counted down.
     failing: Arc<AtomicU64>,
+    before_doom: Hook,
 }
+
+/// What is done with blobs before they are noted as doomed.
+#[derive(Clone, Default)]
+struct Hook(Option<Act>);
+
+type Act = Arc<dyn Fn(&[Digest]) + Send + Sync>;
 
 type Transaction = Arc<dyn Fn(&mut Facts) + Send + Sync>;
 
@@ -72,6 +79,15 @@ impl MemoryIndex {
             journal: Arc::new(Mutex::new(journal)),
             power,
             failing: Arc::new(AtomicU64::new(u64::MAX)),
+            before_doom: Hook::default(),
+        }
+    }
+
+    /// This index, for one who does `first` with blobs before they are noted as doomed: too early.
+    pub(crate) fn with_hook(&self, first: impl Fn(&[Digest]) + Send + Sync + 'static) -> Self {
+        Self {
+            before_doom: Hook(Some(Arc::new(first))),
+            ..self.clone()
         }
     }
 
@@ -154,6 +170,12 @@ impl MemoryIndex {
         transaction(&mut journal.facts);
         journal.transactions.push(Arc::new(transaction));
         Ok(())
+    }
+}
+
+impl fmt::Debug for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Hook").field(&self.0.is_some()).finish()
     }
 }
 
@@ -275,6 +297,9 @@ impl Index for MemoryIndex {
     }
 
     fn doom(&self, digests: &[Digest]) -> Result<(), IndexError> {
+        if let Hook(Some(first)) = &self.before_doom {
+            first(digests);
+        }
         let digests = digests.to_vec();
         self.write(move |facts| facts.doom(&digests))
     }

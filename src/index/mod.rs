@@ -19,6 +19,8 @@ use bytes::Bytes;
 use crate::oci::{Checksum, Digest, RepositoryName, Tag};
 use crate::sys::clock::Timestamp;
 
+#[cfg(test)]
+pub(crate) use memory::MemoryIndex;
 pub use sqlite::SqliteIndex;
 
 /// A repository of one upstream: the namespace of tags and of membership.

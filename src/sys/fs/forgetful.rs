@@ -60,6 +60,11 @@ impl ForgetfulDisk {
         self.state().named_files()
     }
 
+    /// Every file's length in bytes, by path. Takes no power.
+    pub(crate) fn lengths(&self) -> Vec<(PathBuf, u64)> {
+        self.state().named_lengths()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }
@@ -114,10 +119,9 @@ impl Disk for ForgetfulDisk {
 
     fn space(&self, _: &Path) -> io::Result<DiskSpace> {
         let state = self.powered()?;
-        let total = state.total();
         Ok(DiskSpace {
-            total,
-            available: total - state.used(),
+            total: state.total(),
+            available: state.free(),
         })
     }
 }

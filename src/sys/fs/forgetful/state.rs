@@ -70,10 +70,23 @@ impl State {
         files.map(|file| blocks(file.bytes.len())).sum()
     }
 
+    /// What is left. Names that a power cut brought back may take more than there is.
+    pub(super) fn free(&self) -> u64 {
+        self.total.saturating_sub(self.used())
+    }
+
     pub(super) fn named_files(&self) -> Vec<(PathBuf, Vec<u8>)> {
+        self.named(|file| file.bytes.clone())
+    }
+
+    pub(super) fn named_lengths(&self) -> Vec<(PathBuf, u64)> {
+        self.named(|file| file.bytes.len() as u64)
+    }
+
+    fn named<T>(&self, of: impl Fn(&Content) -> T) -> Vec<(PathBuf, T)> {
         let file = |(path, entry): (&PathBuf, &Entry)| match entry {
             Entry::Directory => None,
-            Entry::File(number) => Some((path.clone(), self.files[*number].bytes.clone())),
+            Entry::File(number) => Some((path.clone(), of(&self.files[*number]))),
         };
         self.names.iter().filter_map(file).collect()
     }
@@ -174,7 +187,7 @@ impl State {
 
     /// Writes as much as there is space for.
     pub(super) fn write(&mut self, number: Number, data: &[u8], offset: usize) -> io::Result<()> {
-        let free = usize::try_from(self.total - self.used()).unwrap();
+        let free = usize::try_from(self.free()).unwrap();
         let file = &mut self.files[number];
         let limit = file.bytes.len().next_multiple_of(BLOCK) + free / BLOCK * BLOCK;
         let end = (offset + data.len()).min(limit);
