@@ -43,15 +43,17 @@ mod table;
 mod turns;
 mod warm;
 
+use std::process::ExitCode;
+
 use options::{Options, Part};
 use stage::Stage;
 use table::Table;
 
-fn main() {
+fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     if words.first().is_some_and(|word| word == hub::ROLE) {
         hub::run(words.get(1).expect("the directory for files").as_ref());
-        return;
+        return ExitCode::SUCCESS;
     }
     let options = Options::parse(words);
     let stage = Stage::set(options);
@@ -65,8 +67,9 @@ fn main() {
     println!("{table}");
     if table.is_wrong() {
         eprintln!("upstream requests were not as they should be");
-        std::process::exit(1);
+        return ExitCode::FAILURE;
     }
+    ExitCode::SUCCESS
 }
 
 fn measure(part: Part, stage: &Stage, table: &mut Table) {

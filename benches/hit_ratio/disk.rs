@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use mirror::sys::fs::{Disk, DiskFile, DiskSpace};
+use mirror::sys::fs::{Disk, DiskFile, DiskSpace, FileSystemKind};
 
 const TOTAL: u64 = 1 << 50;
 
@@ -71,6 +71,14 @@ impl Disk for SizesOnly {
 
     fn sync_dir(&self, _path: &Path) -> io::Result<()> {
         Ok(())
+    }
+
+    fn sync_all(&self, _: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn kind(&self, _: &Path) -> io::Result<FileSystemKind> {
+        Ok(FileSystemKind::Local)
     }
 
     fn space(&self, _path: &Path) -> io::Result<DiskSpace> {

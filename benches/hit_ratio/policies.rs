@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use mirror::blobs::{Blobs, Limits, Lookup, Share};
 use mirror::index::SqliteIndex;
-use mirror::oci::{Algorithm, Digest};
+use mirror::oci::{Algorithm, Checksum, Digest};
 use mirror::store::{FsStore, Sync};
 use mirror::sys::clock::{ManualClock, Timestamp};
 use mirror::sys::fs::Disk;
@@ -104,7 +104,9 @@ async fn pull(blobs: &Blobs, request: &Request) -> bool {
     let spool = blobs.spool(digest).await.unwrap();
     spool.file.write_all_at(&[0], request.size - 1).unwrap();
     reservation.written(request.size);
-    blobs.commit(spool, request.size).await.unwrap();
+    let checksum = Checksum::default();
+    let committed = blobs.commit(spool, request.size, checksum);
+    committed.await.unwrap();
     false
 }
 

@@ -24,7 +24,8 @@ pub(super) struct Current {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Standing {
-    /// The index does not know yet that it is used again: nothing may be stored before it does.
+    /// The index does not know yet that it is used again: nothing may be stored before it does, for good. Else a
+    /// power cut could bring back the orderly end together with rows whose files were replaced since.
     Unnoted,
     /// Blobs may be stored.
     Noted,

@@ -140,13 +140,9 @@ impl Blobs {
         .await
     }
 
+    /// Writes nothing: a start is to be quick, also on a disk that is full.
     fn begin_epoch(&self, boot: Option<&str>) -> Result<(), IndexError> {
-        let mut current = Current::find(&*self.index, boot)?;
-        // Without it nothing is stored; the first blob to be stored tries again.
-        if let Err(error) = current.note(&*self.index) {
-            warn!(%error, "the index cannot be written");
-        }
-        *self.current() = current;
+        *self.current() = Current::find(&*self.index, boot)?;
         Ok(())
     }
 

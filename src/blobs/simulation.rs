@@ -5,10 +5,10 @@
 //! power goes at any operation of disk or index, also while a start recovers; single operations fail.
 //!
 //! What is promised is in [`promises`]. A power cut may cost the row of an acknowledged blob, and leave its file behind
-//! without a row and without a name in `spool/`: a stray. It is never served, and replaced when that blob is fetched
-//! again; no start finds it, and until then it is not counted. The promise that can be held is that nothing but a power
-//! cut makes a stray. A power cut may also bring back the row of an evicted blob: the next read finds it lost, and until
-//! space is made again more may be counted than the cap.
+//! without a row and without a name in `spool/`: a stray. It is never served, replaced when that blob is fetched again,
+//! and removed when strays are looked for; until then it is not counted. The promise that can be held is that nothing
+//! but a power cut makes a stray. A power cut may also bring back the row of an evicted blob: the next read finds it
+//! lost, and until space is made again more may be counted than the cap.
 //!
 //! A fresh seed is printed and 500 runs follow from it; 10 000 with `STRESS=1`. `MIRROR_SEED` sets the first.
 

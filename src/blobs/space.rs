@@ -52,6 +52,14 @@ impl State {
             .saturating_add(self.lingering)
             .saturating_add(self.quarantined)
     }
+
+    /// Counts a file that went while somebody reads it: whoever has it open keeps its bytes on disk.
+    fn linger(&mut self, digest: Digest, bytes: u64) {
+        if let Some(open) = self.open.get_mut(&digest) {
+            open.lingering = open.lingering.saturating_add(bytes);
+            self.lingering = self.lingering.saturating_add(bytes);
+        }
+    }
 }
 
 /// A blob that is being read.
@@ -258,11 +266,8 @@ impl Space {
             Err(error) => return Ok(Err(error)),
         };
         let removed = self.store.remove(digest);
-        // Whoever has opened the file before it went keeps its bytes on disk.
-        let mut state = self.state();
-        if let Some(open) = state.open.get_mut(&digest).filter(|_| removed.is_ok()) {
-            open.lingering = open.lingering.saturating_add(size);
-            state.lingering = state.lingering.saturating_add(size);
+        if removed.is_ok() {
+            self.state().linger(digest, size);
         }
         Ok(removed)
     }
@@ -273,9 +278,12 @@ impl Space {
             .publishing
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
+        let size = self.size_of(digest)?;
         self.index.doom(&[digest])?;
         self.sizes.invalidate(&digest);
-        self.store.quarantine(digest)?;
+        if !self.store.quarantine(digest)? {
+            self.state().linger(digest, size);
+        }
         self.count_quarantine()?;
         Ok(self.index.bury(&[digest])?)
     }
@@ -283,21 +291,37 @@ impl Space {
     /// Counts what is kept aside.
     pub(super) fn count_quarantine(&self) -> Result<(), StoreError> {
         let found = self.store.quarantined()?;
-        self.state().quarantined = found.into_iter().map(blocks).sum();
+        self.state().quarantined = found.into_iter().map(|(_, size)| blocks(size)).sum();
         Ok(())
     }
 
     /// Removes what is kept aside; whether that made room.
     fn empty_quarantine(&self) -> bool {
-        if self.state().quarantined == 0 {
+        let before = self.state().quarantined;
+        if before == 0 {
             return false;
         }
-        if let Err(error) = self.store.empty_quarantine() {
+        if let Err(error) = self
+            .remove_quarantined()
+            .and_then(|()| self.count_quarantine())
+        {
             tracing::warn!(%error, "damaged blobs that were kept aside stay on disk");
-            return false;
         }
-        self.state().quarantined = 0;
-        true
+        self.state().quarantined < before
+    }
+
+    fn remove_quarantined(&self) -> Result<(), StoreError> {
+        let _no_commit = self
+            .publishing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        for (digest, size) in self.store.quarantined()? {
+            self.store.remove_quarantined(digest)?;
+            let mut state = self.state();
+            state.quarantined = state.quarantined.saturating_sub(blocks(size));
+            state.linger(digest, blocks(size));
+        }
+        Ok(())
     }
 
     /// The bytes that a blob's file takes on disk.

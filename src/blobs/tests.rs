@@ -386,7 +386,10 @@ async fn after_an_orderly_end_nothing_is_verified_and_nothing_more_is_kept() {
     drop(blobs);
     flip(&file_of(&fixture, &content), 0);
     // Trusted: only the read of all of it notices.
-    held(&reopened(&fixture, "second").await, &content).await;
+    let blobs = reopened(&fixture, "second").await;
+    held(&blobs, &content).await;
+    keep(&blobs, b"more").await.unwrap();
+    drop(blobs);
     // That process had no orderly end.
     let blobs = reopened(&fixture, "third").await;
     assert!(matches!(

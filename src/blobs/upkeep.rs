@@ -241,7 +241,7 @@ impl Blobs {
         Ok(())
     }
 
-    fn remove_strays_of(&self, shard: u8) -> Result<usize, BlobsError> {
+    pub(super) fn remove_strays_of(&self, shard: u8) -> Result<usize, BlobsError> {
         let mut strays = Vec::new();
         for digest in self.store.list(shard)? {
             if self.index.blob(digest)?.is_none() {

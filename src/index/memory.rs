@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use fastrand::Rng;
 
 use super::{
-    BlobRecord, Index, IndexError, ListRecord, ManifestArrival, ManifestRecord, Membership,
-    RepositoryKey, TagRecord, Usage, Victim,
+    BlobRecord, Epoch, Index, IndexError, ListRecord, ManifestArrival, ManifestRecord, Membership,
+    RepositoryKey, TagRecord, Usage, Victim, Walked, WalkedTag,
 };
 use crate::oci::{Digest, Tag};
 use crate::sys::clock::Timestamp;
@@ -53,14 +53,23 @@ struct Facts {
     tags: HashMap<(RepositoryKey, Tag), TagRecord>,
     members: HashMap<(RepositoryKey, Digest), Membership>,
     lists: HashMap<(RepositoryKey, String), ListRecord>,
+    notes: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Copy)]
 struct Row {
-    size: u64,
-    stored: Timestamp,
+    record: BlobRecord,
+    used: Timestamp,
     rank: Timestamp,
-    is_protected: bool,
+    segment: Segment,
+}
+
+/// A place in the order of eviction.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Segment {
+    Once,
+    Again,
+    Pinned,
 }
 
 impl MemoryIndex {
@@ -131,7 +140,8 @@ impl MemoryIndex {
     pub(crate) fn rows(&self) -> BTreeMap<Digest, u64> {
         let journal = self.journal();
         let rows = journal.facts.blobs.iter();
-        rows.map(|(digest, row)| (*digest, row.size)).collect()
+        rows.map(|(digest, row)| (*digest, row.record.size))
+            .collect()
     }
 
     /// The blobs whose files are to go. Takes no power.
@@ -190,46 +200,57 @@ impl fmt::Debug for Journal {
 
 impl Facts {
     fn insert_blob(&mut self, digest: Digest, record: BlobRecord) {
-        let BlobRecord { size, stored } = record;
         let row = self.blobs.entry(digest).or_insert(Row {
-            size,
-            stored,
-            rank: stored,
-            is_protected: false,
+            record,
+            used: record.stored,
+            rank: record.stored,
+            segment: Segment::Once,
         });
-        (row.size, row.stored) = (size, stored);
+        row.record = record;
     }
 
     fn bytes(&self, counts: impl Fn(&Row) -> bool) -> u64 {
         let rows = self.blobs.values().filter(|row| counts(row));
-        rows.map(|row| row.size.div_ceil(4096) * 4096).sum()
+        rows.map(|row| row.record.size.div_ceil(4096) * 4096).sum()
     }
 
     fn touch(&mut self, uses: &[(Digest, Timestamp)]) {
         for (digest, at) in uses {
             if let Some(row) = self.blobs.get_mut(digest) {
-                row.rank = row.rank.max(*at);
-                row.is_protected = true;
+                (row.used, row.rank) = (row.used.max(*at), row.rank.max(*at));
+                row.segment = row.segment.max(Segment::Again);
             }
         }
     }
 
     fn demote(&mut self, bytes: u64, now: Timestamp) {
-        let excess = self.bytes(|row| row.is_protected).saturating_sub(bytes);
+        let held = self.bytes(|row| row.segment == Segment::Again);
+        let excess = held.saturating_sub(bytes);
         let mut before = 0;
         for digest in self.by_rank() {
             let row = self.blobs.get_mut(&digest).unwrap();
-            if row.is_protected && before < excess {
-                before += row.size;
-                (row.is_protected, row.rank) = (false, now);
+            if row.segment == Segment::Again && before < excess {
+                before += row.record.size;
+                (row.segment, row.rank) = (Segment::Once, now);
             }
         }
     }
 
-    /// In the order of eviction.
+    fn pin(&mut self, digests: &[Digest]) {
+        for (digest, row) in &mut self.blobs {
+            if digests.contains(digest) {
+                row.segment = Segment::Pinned;
+            } else if row.segment == Segment::Pinned {
+                row.segment = Segment::Once;
+            }
+        }
+    }
+
+    /// In the order of eviction, without those that are pinned.
     fn by_rank(&self) -> Vec<Digest> {
-        let place = |(digest, row): (&Digest, &Row)| (row.is_protected, row.rank, *digest);
-        let mut places: Vec<_> = self.blobs.iter().map(place).collect();
+        let place = |(digest, row): (&Digest, &Row)| (row.segment, row.rank, *digest);
+        let unpinned = |(_, row): &(&Digest, &Row)| row.segment < Segment::Pinned;
+        let mut places: Vec<_> = self.blobs.iter().filter(unpinned).map(place).collect();
         places.sort_unstable();
         places.into_iter().map(|(_, _, digest)| digest).collect()
     }
@@ -248,13 +269,19 @@ impl Facts {
     }
 }
 
+fn walked((digest, row): (Digest, Row)) -> Walked {
+    Walked {
+        digest,
+        size: row.record.size,
+        stored: row.record.stored,
+        used: row.used,
+        pinned: row.segment == Segment::Pinned,
+    }
+}
+
 impl Index for MemoryIndex {
     fn blob(&self, digest: Digest) -> Result<Option<BlobRecord>, IndexError> {
-        let record = |row: &Row| BlobRecord {
-            size: row.size,
-            stored: row.stored,
-        };
-        self.read(|facts| facts.blobs.get(&digest).map(record))
+        self.read(|facts| facts.blobs.get(&digest).map(|row| row.record))
     }
 
     fn insert_blob(&self, digest: Digest, record: BlobRecord) -> Result<(), IndexError> {
@@ -267,11 +294,39 @@ impl Index for MemoryIndex {
         })
     }
 
+    fn confirm_blob(&self, digest: Digest, epoch: Epoch) -> Result<(), IndexError> {
+        self.write(move |facts| {
+            if let Some(row) = facts.blobs.get_mut(&digest) {
+                row.record.epoch = row.record.epoch.max(epoch);
+            }
+        })
+    }
+
+    fn walk_blobs(&self, after: Option<Digest>, limit: u64) -> Result<Vec<Walked>, IndexError> {
+        self.read(|facts| {
+            // In the order of their texts, as a database has them.
+            let mut texts: Vec<_> = facts.blobs.keys().map(|it| (it.to_string(), *it)).collect();
+            texts.sort_unstable();
+            let after = after.map(|after| after.to_string()).unwrap_or_default();
+            let rest = texts.into_iter().filter(|(text, _)| *text > after);
+            let rows = rest.map(|(_, digest)| (digest, facts.blobs[&digest]));
+            rows.map(walked)
+                .take(usize::try_from(limit).unwrap())
+                .collect()
+        })
+    }
+
+    fn pin_blobs(&self, digests: &[Digest]) -> Result<(), IndexError> {
+        let digests = digests.to_vec();
+        self.write(move |facts| facts.pin(&digests))
+    }
+
     fn usage(&self) -> Result<Usage, IndexError> {
         self.read(|facts| Usage {
             blobs: facts.blobs.len() as u64,
             bytes: facts.bytes(|_| true),
-            protected: facts.bytes(|row| row.is_protected),
+            protected: facts.bytes(|row| row.segment == Segment::Again),
+            pinned: facts.bytes(|row| row.segment == Segment::Pinned),
         })
     }
 
@@ -289,7 +344,7 @@ impl Index for MemoryIndex {
         self.read(|facts| {
             let victim = |digest| Victim {
                 digest,
-                size: facts.blobs[&digest].size,
+                size: facts.blobs[&digest].record.size,
             };
             let chosen = facts.by_rank().into_iter().skip(skip).take(limit);
             chosen.map(victim).collect()
@@ -352,6 +407,42 @@ impl Index for MemoryIndex {
         })
     }
 
+    fn walk_tags(
+        &self,
+        after: Option<&WalkedTag>,
+        limit: u64,
+    ) -> Result<Vec<WalkedTag>, IndexError> {
+        let place = |it: &WalkedTag| {
+            let RepositoryKey { upstream, name } = &it.repository;
+            [upstream, name.as_str(), it.tag.as_str()].map(str::to_owned)
+        };
+        self.read(|facts| {
+            let walked =
+                |((repository, tag), record): (&(RepositoryKey, Tag), &TagRecord)| WalkedTag {
+                    repository: repository.clone(),
+                    tag: tag.clone(),
+                    digest: record.digest,
+                };
+            let mut tags: Vec<_> = facts.tags.iter().map(walked).collect();
+            tags.retain(|tag| after.is_none_or(|after| place(tag) > place(after)));
+            tags.sort_by_key(place);
+            tags.truncate(usize::try_from(limit).unwrap());
+            tags
+        })
+    }
+
+    fn note(&self, key: &str) -> Result<Option<String>, IndexError> {
+        self.read(|facts| facts.notes.get(key).cloned())
+    }
+
+    fn set_notes(&self, notes: &[(&str, &str)]) -> Result<(), IndexError> {
+        let own = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        let notes: Vec<_> = notes.iter().map(own).collect();
+        self.write(move |facts| facts.notes.extend(notes.iter().cloned()))?;
+        self.checkpoint();
+        Ok(())
+    }
+
     fn member(
         &self,
         repository: &RepositoryKey,
@@ -395,11 +486,14 @@ impl Index for MemoryIndex {
 mod tests {
     use super::*;
     use crate::index::suite;
+    use crate::oci::Checksum;
 
     fn record(size: u64) -> BlobRecord {
         BlobRecord {
             size,
             stored: Timestamp::from_millis(size),
+            checksum: Checksum::default(),
+            epoch: Epoch::default(),
         }
     }
 

@@ -90,6 +90,12 @@ impl FsStore {
         }
     }
 
+    /// Where a damaged blob is kept aside.
+    fn aside(&self, digest: Digest) -> PathBuf {
+        let (algorithm, encoded) = (digest.algorithm(), digest.encoded());
+        self.quarantine.join(format!("{algorithm}-{encoded}"))
+    }
+
     /// The names in a directory, which need not exist.
     fn names(&self, directory: &Path) -> Result<Vec<OsString>, StoreError> {
         match self.disk.list(directory) {
@@ -168,8 +174,7 @@ impl Store for FsStore {
         if self.names(&self.quarantine)?.len() >= QUARANTINED {
             return remove(&*self.disk, &path).map(|()| false);
         }
-        let name = format!("{}-{}", digest.algorithm().as_str(), digest.encoded());
-        let aside = self.quarantine.join(name);
+        let aside = self.aside(digest);
         let created = self.disk.create_dir_all(&self.quarantine);
         match created.and_then(|()| self.disk.rename(&path, &aside)) {
             Ok(()) => Ok(true),
@@ -178,21 +183,23 @@ impl Store for FsStore {
         }
     }
 
-    fn quarantined(&self) -> Result<Vec<u64>, StoreError> {
-        let size = |name| {
-            let path = self.quarantine.join(name);
+    fn quarantined(&self) -> Result<Vec<(Digest, u64)>, StoreError> {
+        let size = |digest| {
+            let path = self.aside(digest);
             let file = self.disk.open(&path).and_then(|file| file.size());
-            file.map_err(failed("open", &path))
+            let size = file.map_err(failed("open", &path))?;
+            Ok((digest, size))
         };
         let names = self.names(&self.quarantine)?;
-        names.into_iter().map(size).collect()
+        names
+            .iter()
+            .filter_map(|name| damaged(name))
+            .map(size)
+            .collect()
     }
 
-    fn empty_quarantine(&self) -> Result<(), StoreError> {
-        for name in self.names(&self.quarantine)? {
-            remove(&*self.disk, &self.quarantine.join(name))?;
-        }
-        Ok(())
+    fn remove_quarantined(&self, digest: Digest) -> Result<(), StoreError> {
+        remove(&*self.disk, &self.aside(digest))
     }
 
     fn list(&self, shard: u8) -> Result<Vec<Digest>, StoreError> {
@@ -227,7 +234,12 @@ impl Store for FsStore {
 /// The digest in the name of a spool, `<algorithm>-<hex>.<unique>`.
 fn intended(name: &OsStr) -> Option<Digest> {
     let (digest, _unique) = name.to_str()?.split_once('.')?;
-    let (algorithm, encoded) = digest.split_once('-')?;
+    damaged(OsStr::new(digest))
+}
+
+/// The digest in the name of a file that is kept aside, `<algorithm>-<hex>`.
+fn damaged(name: &OsStr) -> Option<Digest> {
+    let (algorithm, encoded) = name.to_str()?.split_once('-')?;
     format!("{algorithm}:{encoded}").parse().ok()
 }
 

@@ -60,11 +60,11 @@ pub trait Store: Debug + Send + std::marker::Sync {
     /// are: beyond them the file is removed.
     fn quarantine(&self, digest: Digest) -> Result<bool, StoreError>;
 
-    /// The sizes in bytes of the files that are kept aside.
-    fn quarantined(&self) -> Result<Vec<u64>, StoreError>;
+    /// The blobs whose files are kept aside, and their lengths in bytes.
+    fn quarantined(&self) -> Result<Vec<(Digest, u64)>, StoreError>;
 
-    /// Removes what is kept aside.
-    fn empty_quarantine(&self) -> Result<(), StoreError>;
+    /// Removes a file that is kept aside.
+    fn remove_quarantined(&self, digest: Digest) -> Result<(), StoreError>;
 
     /// The blobs whose digests start with `shard`, by their files.
     fn list(&self, shard: u8) -> Result<Vec<Digest>, StoreError>;

@@ -78,10 +78,13 @@ fn keeps_a_few_damaged_blobs_aside<S: Store>(open: &dyn Fn() -> S) {
         assert!(subject.open(digest).unwrap().is_none());
         assert_eq!(kept, seed < 8, "{seed}");
     }
-    let mut sizes = open().quarantined().unwrap();
+    let kept = open().quarantined().unwrap();
+    let mut sizes: Vec<_> = kept.iter().map(|(_, size)| *size).collect();
     sizes.sort_unstable();
     assert_eq!(sizes, [0, 1, 2, 3, 4, 5, 6, 7]);
-    subject.empty_quarantine().unwrap();
+    for (digest, _) in kept {
+        subject.remove_quarantined(digest).unwrap();
+    }
     assert!(subject.quarantined().unwrap().is_empty());
 }
 

@@ -5,11 +5,11 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, Weak};
 
-use crate::index::{BlobRecord, Index, MemoryIndex};
-use crate::oci::Digest;
+use crate::index::{BlobRecord, Epoch, Index, MemoryIndex};
+use crate::oci::{Checksum, Digest};
 use crate::store::{Leftover, Spool, Store, StoreError};
 use crate::sys::clock::Timestamp;
-use crate::sys::fs::{Disk, DiskFile, DiskSpace};
+use crate::sys::fs::{Disk, DiskFile, DiskSpace, FileSystemKind};
 
 /// An error made on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +109,14 @@ impl Disk for BuggyDisk {
         }
     }
 
+    fn sync_all(&self, path: &Path) -> io::Result<()> {
+        self.inner.sync_all(path)
+    }
+
+    fn kind(&self, path: &Path) -> io::Result<FileSystemKind> {
+        self.inner.kind(path)
+    }
+
     fn space(&self, path: &Path) -> io::Result<DiskSpace> {
         self.inner.space(path)
     }
@@ -166,6 +174,8 @@ impl<S: Store> Store for HastyStore<S> {
         let record = BlobRecord {
             size: spool.file.size().unwrap_or_default(),
             stored: Timestamp::default(),
+            checksum: Checksum::default(),
+            epoch: Epoch::default(),
         };
         // What comes of it shows when the door writes the row once more.
         self.index.insert_blob(spool.digest, record).ok();
@@ -182,6 +192,22 @@ impl<S: Store> Store for HastyStore<S> {
 
     fn remove(&self, digest: Digest) -> Result<(), StoreError> {
         self.inner.remove(digest)
+    }
+
+    fn quarantine(&self, digest: Digest) -> Result<bool, StoreError> {
+        self.inner.quarantine(digest)
+    }
+
+    fn quarantined(&self) -> Result<Vec<(Digest, u64)>, StoreError> {
+        self.inner.quarantined()
+    }
+
+    fn remove_quarantined(&self, digest: Digest) -> Result<(), StoreError> {
+        self.inner.remove_quarantined(digest)
+    }
+
+    fn list(&self, shard: u8) -> Result<Vec<Digest>, StoreError> {
+        self.inner.list(shard)
     }
 
     fn leftovers(&self) -> Result<Vec<Leftover>, StoreError> {

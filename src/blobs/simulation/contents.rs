@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use fastrand::Rng;
 
-use crate::oci::{Algorithm, Digest};
+use crate::oci::{Algorithm, Checksum, Digest};
 
 /// How many there are.
 pub(super) const CONTENTS: usize = 32;
@@ -20,6 +20,7 @@ pub(super) type Number = usize;
 pub(super) struct Content {
     pub(super) bytes: Vec<u8>,
     pub(super) digest: Digest,
+    pub(super) checksum: Checksum,
 }
 
 impl Content {
@@ -73,7 +74,12 @@ fn make(n: Number, random: &mut Rng) -> Content {
         let digest = Digest::of(algorithm, &bytes);
         // Few shards, so that blobs meet in them.
         if size < 512 || digest.encoded().starts_with(['0', '1', '2', '3']) {
-            return Content { bytes, digest };
+            let checksum = Checksum::of(&bytes);
+            return Content {
+                bytes,
+                digest,
+                checksum,
+            };
         }
     }
 }

@@ -23,6 +23,8 @@ pub(super) struct Machine {
     pub(super) clock: Arc<ManualClock>,
     pub(super) sync: Sync,
     pub(super) cap: u64,
+    /// How often it was started.
+    boots: u64,
     bug: Option<Bug>,
 }
 
@@ -33,6 +35,8 @@ pub(super) struct Files {
     pub(super) blobs: BTreeMap<Number, u64>,
     /// The names in `spool/`.
     pub(super) spool: Vec<(Number, u64)>,
+    /// The files in `quarantine/`, with their length in bytes.
+    pub(super) quarantine: BTreeMap<Number, u64>,
 }
 
 impl Files {
@@ -58,8 +62,19 @@ impl Machine {
             clock: ManualClock::starting_at(Timestamp::from_millis(1_000_000)),
             sync,
             cap,
+            boots: 0,
             bug,
         }
+    }
+
+    /// What the system calls its present boot.
+    pub(super) fn boot(&self) -> String {
+        format!("boot {}", self.boots)
+    }
+
+    /// Starts it anew after an orderly end.
+    pub(super) const fn reboot(&mut self) {
+        self.boots += 1;
     }
 
     /// A new process. Nothing is recovered yet.
@@ -97,6 +112,7 @@ impl Machine {
 
     /// The power goes. Returns how many transactions the index has lost.
     pub(super) fn cut(&mut self, seed: u64) -> usize {
+        self.reboot();
         self.disk = self.disk.power_cut(seed);
         self.faults = wrapped(&self.disk, self.bug);
         let (index, lost) = self.index.power_cut(seed);
@@ -118,6 +134,9 @@ impl Machine {
             let name = path.file_name().unwrap().to_str().unwrap();
             if path.starts_with(Path::new(DIRECTORY).join("blobs")) {
                 files.blobs.insert(named(name), length);
+            } else if path.starts_with(Path::new(DIRECTORY).join("quarantine")) {
+                let (_, encoded) = name.split_once('-').unwrap();
+                files.quarantine.insert(named(encoded), length);
             } else {
                 let (digest, _) = name.split_once('.').unwrap();
                 let (_, encoded) = digest.split_once('-').unwrap();

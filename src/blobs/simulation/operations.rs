@@ -136,8 +136,10 @@ impl Simulation<'_> {
         self.finish_readers(number, is_failing)?;
         self.may.appears = Some(number);
         let was_held = self.model.held.contains(&number);
-        let (blobs, size) = (self.blobs(), content(number).size());
-        let committed = self.runtime.block_on(blobs.commit(download.spool, size));
+        let (blobs, content) = (self.blobs(), content(number));
+        let (size, checksum) = (content.size(), content.checksum);
+        let committed = blobs.commit(download.spool, size, checksum);
+        let committed = self.runtime.block_on(committed);
         drop(download.reservation);
         if let Err(error) = &committed {
             self.trace(format!("  not committed: {error}"));
@@ -178,8 +180,11 @@ impl Simulation<'_> {
         let (digest, size) = (content(number).digest, content(number).size());
         self.trace(format!("open {number}"));
         let (blobs, was_held) = (self.blobs(), self.model.held.contains(&number));
-        let was_bereft = self.model.bereft.contains(&number);
-        if was_bereft {
+        // What a power cut took is noticed before anything of it is served.
+        let was_bereft =
+            self.model.bereft.contains(&number) || self.model.doubtful.contains(&number);
+        // A blob of before a power cut that cannot be read counts as damaged.
+        if was_bereft || is_failing {
             self.may.vanishes = Some(number);
         }
         let looked_up = self.runtime.block_on(blobs.open(digest));
@@ -202,7 +207,8 @@ impl Simulation<'_> {
                 Promise::Survival.hold(!was_held, || format!("{number} is not found"))?;
             }
             Ok(Lookup::Lost) => {
-                Promise::Survival.hold(was_bereft, || format!("{number} is found lost"))?;
+                let may_be = was_bereft || is_failing;
+                Promise::Survival.hold(may_be, || format!("{number} is found lost"))?;
             }
             Err(error) => self.expect_failure(is_failing, &format!("{error}"))?,
         }
@@ -224,7 +230,6 @@ impl Simulation<'_> {
             number,
             blob,
             read: 0,
-            is_doubtful: self.model.doubtful.contains(&number),
         });
     }
 
@@ -252,12 +257,7 @@ impl Simulation<'_> {
             Err(error) => return self.expect_failure(is_failing, &format!("read: {error}")),
         };
         let expected = &content(reader.number).bytes[reader.read..][..length];
-        let promise = if reader.is_doubtful {
-            Promise::BytesUnsyncedAfterAPowerCut
-        } else {
-            Promise::Bytes
-        };
-        promise.hold(&buffer[..read] == expected, || {
+        Promise::Bytes.hold(&buffer[..read] == expected, || {
             format!("{} at {}, {read} of {length}", reader.number, reader.read)
         })?;
         reader.read += length;
@@ -290,16 +290,29 @@ impl Simulation<'_> {
             .try_for_each(|reader| self.finish(reader, is_failing))
     }
 
-    pub(super) fn forget(&mut self, is_failing: bool) -> Result<(), Broken> {
+    pub(super) fn condemn(&mut self, is_failing: bool) -> Result<(), Broken> {
         let number = self.something();
-        self.trace(format!("forget {number}"));
+        self.trace(format!("condemn {number}"));
         self.may.vanishes = Some(number);
+        self.model.has_condemned = true;
+        let reading = self.blobs().reading(content(number).digest);
+        self.runtime.block_on(reading.condemn("for the test"));
+        let is_gone = !self.machine.rows().contains(&number);
+        let may_fail = is_failing || self.machine.power.is_off();
+        Promise::Survival.hold(is_gone || may_fail, || format!("{number} was condemned"))
+    }
+
+    /// Removes files without rows, as is done after a power cut.
+    pub(super) fn tidy_up(&mut self, is_failing: bool) -> Result<(), Broken> {
+        self.trace("tidy up".to_owned());
         let blobs = self.blobs();
-        let forgotten = self.runtime.block_on(blobs.forget(content(number).digest));
-        match forgotten {
+        let removed = (0..=u8::MAX).try_for_each(|shard| blobs.remove_strays_of(shard).map(drop));
+        match removed {
             Ok(()) => {
-                let is_gone = !self.machine.rows().contains(&number);
-                Promise::Survival.hold(is_gone, || format!("{number} was forgotten"))
+                if !self.model.is_troubled {
+                    self.model.strays.clear();
+                }
+                Ok(())
             }
             Err(error) => self.expect_failure(is_failing, &format!("{error}")),
         }

@@ -28,7 +28,6 @@ pub(super) struct Reader {
     pub(super) number: Number,
     pub(super) blob: HeldBlob,
     pub(super) read: usize,
-    pub(super) is_doubtful: bool,
 }
 
 /// A machine, the process on it, and what it is held to.
@@ -127,13 +126,14 @@ impl<'a> Simulation<'a> {
             }
             60..78 => self.open(is_failing),
             78..86 => self.read_on(is_failing),
-            86..90 => self.forget(is_failing),
+            86..90 => self.condemn(is_failing),
             90..93 => self.press(is_failing),
             93..95 => self.use_something(is_failing),
             95..97 => {
                 self.machine.index.checkpoint();
                 Ok(())
             }
+            97 if self.random.bool() => self.tidy_up(is_failing),
             97 => {
                 self.trace("end".to_owned());
                 self.machine.power.stop_at(0);
@@ -178,8 +178,25 @@ impl<'a> Simulation<'a> {
         }
         self.machine.faults.heal();
         self.machine.index.heal();
+        if self.random.bool() {
+            self.close()?;
+        }
         self.settle_end()?;
         self.start()
+    }
+
+    /// After an orderly end the machine may start anew, and everything goes on as if it had not.
+    fn close(&mut self) -> Result<(), Broken> {
+        let blobs = self.blobs();
+        match self.runtime.block_on(blobs.close()) {
+            Ok(()) if self.random.bool() => {
+                self.trace("closed, reboot".to_owned());
+                self.machine.reboot();
+            }
+            Ok(()) => self.trace("closed".to_owned()),
+            Err(error) => self.expect_failure(false, &format!("close: {error}"))?,
+        }
+        Ok(())
     }
 
     /// The process is gone: killed, or with the power.
@@ -219,7 +236,8 @@ impl<'a> Simulation<'a> {
                 self.machine.power.stop_at(n);
             }
             let started = self.machine.start().and_then(|blobs| {
-                self.runtime.block_on(blobs.recover())?;
+                let boot = self.machine.boot();
+                self.runtime.block_on(blobs.recover(Some(&boot)))?;
                 Ok(blobs)
             });
             match started {

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use fastrand::Rng;
 
-use super::{Disk, DiskFile, DiskSpace};
+use super::{Disk, DiskFile, DiskSpace, FileSystemKind};
 use state::{Number, State};
 
 pub(crate) use power::Power;
@@ -115,6 +115,16 @@ impl Disk for ForgetfulDisk {
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         self.powered()?.sync_directory(path)
+    }
+
+    fn sync_all(&self, _: &Path) -> io::Result<()> {
+        self.powered()?.sync_everything();
+        Ok(())
+    }
+
+    fn kind(&self, _: &Path) -> io::Result<FileSystemKind> {
+        self.power.draw()?;
+        Ok(FileSystemKind::Local)
     }
 
     fn space(&self, _: &Path) -> io::Result<DiskSpace> {
