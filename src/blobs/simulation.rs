@@ -26,7 +26,7 @@ use promises::Broken;
 use run::Simulation;
 
 /// Seeds that ever failed.
-const FAILED_ONCE: &[u64] = &[2, 8, 13, 1803];
+const FAILED_ONCE: &[u64] = &[2, 8, 13, 1803, 97_178_947, 1_114_902_370];
 
 /// Within so many runs a deliberate bug has to be found.
 const PATIENCE: u64 = 1_000;

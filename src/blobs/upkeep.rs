@@ -248,8 +248,10 @@ impl Blobs {
                 strays.push(digest);
             }
         }
-        // Looked at once more there, one by one, while none is being committed.
-        self.space.unlink(&strays)?;
+        if !strays.is_empty() {
+            // Looked at once more there, one by one, while none is being committed.
+            self.space.unlink(&strays)?;
+        }
         Ok(strays.len())
     }
 

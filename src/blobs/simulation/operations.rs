@@ -183,11 +183,12 @@ impl Simulation<'_> {
         // What a power cut took is noticed before anything of it is served.
         let was_bereft =
             self.model.bereft.contains(&number) || self.model.doubtful.contains(&number);
+        let looked_up = self.runtime.block_on(blobs.open(digest));
         // A blob of before a power cut that cannot be read counts as damaged.
+        let is_failing = is_failing || self.machine.power.is_off();
         if was_bereft || is_failing {
             self.may.vanishes = Some(number);
         }
-        let looked_up = self.runtime.block_on(blobs.open(digest));
         match looked_up {
             Ok(Lookup::Held(blob)) => {
                 let is_right = was_held && blob.size == size && !was_bereft;
@@ -207,6 +208,8 @@ impl Simulation<'_> {
                 Promise::Survival.hold(!was_held, || format!("{number} is not found"))?;
             }
             Ok(Lookup::Lost) => {
+                self.model.has_condemned = true;
+                self.model.condemned = Some(number);
                 let may_be = was_bereft || is_failing;
                 Promise::Survival.hold(may_be, || format!("{number} is found lost"))?;
             }
@@ -295,6 +298,7 @@ impl Simulation<'_> {
         self.trace(format!("condemn {number}"));
         self.may.vanishes = Some(number);
         self.model.has_condemned = true;
+        self.model.condemned = Some(number);
         let reading = self.blobs().reading(content(number).digest);
         self.runtime.block_on(reading.condemn("for the test"));
         let is_gone = !self.machine.rows().contains(&number);

@@ -84,6 +84,8 @@ pub(super) struct Model {
     pub(super) doubtful: BTreeSet<Number>,
     /// Whether a blob was moved aside by this process.
     pub(super) has_condemned: bool,
+    /// The blob that was moved aside last.
+    pub(super) condemned: Option<Number>,
     /// The files below `blobs/`.
     present: BTreeSet<Number>,
     /// The files in `quarantine/`.
@@ -155,10 +157,11 @@ impl Model {
 
     /// A file that went while it was read counts until its last reader goes.
     fn count_lingering(&mut self, files: &Files) {
+        let condemned = self.condemned.take();
         let (present, aside) = (&self.present, &self.aside);
         for (number, readers) in &mut self.readers {
             let is_aside = files.quarantine.contains_key(number);
-            let was_moved = is_aside && !aside.contains(number);
+            let was_moved = is_aside && condemned == Some(*number);
             let is_gone = present.contains(number) && !files.blobs.contains_key(number);
             if is_gone && !was_moved {
                 readers.lingering += content(*number).blocks();
