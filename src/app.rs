@@ -103,9 +103,28 @@ impl AppError {
         )
     }
 
+    /// Whether the disk has no space left. Nothing is wrong with the data directory then.
+    fn is_full(&self) -> bool {
+        let cause = match self {
+            Self::Index(error) | Self::Recovery(BlobsError::Index(error)) => {
+                return matches!(error, IndexError::Full { .. });
+            }
+            Self::Directory(DirectoryError::Inaccessible { source, .. }) => source,
+            Self::Store(error) | Self::Recovery(BlobsError::Store(error)) => &error.source,
+            _ => return false,
+        };
+        matches!(
+            cause.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+        )
+    }
+
     /// The next step for whoever started the mirror.
-    pub const fn help(&self) -> Option<&'static str> {
+    pub fn help(&self) -> Option<&'static str> {
         match self {
+            error if error.is_full() => Some(
+                "free space on that disk, or choose a directory on another one with --dir or storage.dir",
+            ),
             Self::Directory(DirectoryError::Inaccessible { .. })
             | Self::Store(_)
             | Self::Recovery(BlobsError::Store(_)) => Some(

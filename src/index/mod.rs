@@ -264,6 +264,14 @@ pub enum IndexError {
         /// This version.
         version: &'static str,
     },
+    /// The disk has no space left for what has to be written. Nothing is wrong with the index.
+    #[error("the index {path} cannot be written: its disk is full ({source})")]
+    Full {
+        /// The database file.
+        path: PathBuf,
+        /// The cause.
+        source: rusqlite::Error,
+    },
     /// The database failed.
     #[error("the index {path} failed: {source}")]
     Database {

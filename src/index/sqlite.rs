@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rusqlite::config::DbConfig;
+use rusqlite::ffi::{ErrorCode, SQLITE_IOERR_SHMSIZE};
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension as _, Params, Row, Transaction, params};
 
@@ -42,7 +43,8 @@ impl SqliteIndex {
     /// Opens the index at `path`, creating or migrating it.
     ///
     /// # Errors
-    /// [`IndexError::Newer`] when a newer version wrote it, [`IndexError::Database`] for anything else.
+    /// [`IndexError::Newer`] when a newer version wrote it, [`IndexError::Full`] when the disk is full,
+    /// [`IndexError::Database`] for anything else.
     pub fn open(path: &Path) -> Result<Self, IndexError> {
         Self::open_with(path, MIGRATIONS)
     }
@@ -137,10 +139,20 @@ fn lock(connection: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
 }
 
 fn failed(path: &Path, source: rusqlite::Error) -> IndexError {
-    IndexError::Database {
-        path: path.to_owned(),
-        source,
+    let path = path.to_owned();
+    if is_full(&source) {
+        IndexError::Full { path, source }
+    } else {
+        IndexError::Database { path, source }
     }
+}
+
+/// Whether the disk has no space left. Where the map of the log cannot grow, `SQLite` says so in its extended code
+/// alone.
+fn is_full(error: &rusqlite::Error) -> bool {
+    error.sqlite_error().is_some_and(|error| {
+        error.code == ErrorCode::DiskFull || error.extended_code == SQLITE_IOERR_SHMSIZE
+    })
 }
 
 impl Index for SqliteIndex {
