@@ -202,8 +202,8 @@ impl Blobs {
     ) -> (Reservation, Result<(), ReserveError>) {
         let this = self.clone();
         tasks::blocking(move || {
-            let settled = this.settle_uses().map_err(ReserveError::from);
-            let extended = settled.and_then(|()| held.extend(bytes));
+            this.settle_uses_or_warn();
+            let extended = held.extend(bytes);
             (held, extended)
         })
         .await
@@ -242,6 +242,13 @@ impl Blobs {
         };
         self.index
             .demote(cap / 100 * PROTECTED_PERCENT, self.clock.wall())
+    }
+
+    /// For when more depends on what comes next than on the order of eviction.
+    fn settle_uses_or_warn(&self) {
+        if let Err(error) = self.settle_uses() {
+            warn!(%error, "the order of eviction is not written");
+        }
     }
 
     fn uses(&self) -> MutexGuard<'_, HashMap<Digest, Timestamp>> {
@@ -296,10 +303,8 @@ impl Blobs {
     /// Notes a use, and writes them all when many are noted.
     fn use_now(&self, digest: Digest) {
         self.note_use(digest);
-        if self.uses().len() >= USES
-            && let Err(error) = self.settle_uses()
-        {
-            warn!(%error, "the order of eviction is not written");
+        if self.uses().len() >= USES {
+            self.settle_uses_or_warn();
         }
     }
 
