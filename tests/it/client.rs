@@ -184,6 +184,14 @@ impl Download {
         }
     }
 
+    /// Reads until the head is here.
+    pub(crate) async fn answered(&mut self) {
+        while head_of(&self.received).is_none() {
+            let read = self.stream.read_buf(&mut self.received).await;
+            assert_ne!(read.expect("the connection lasts"), 0, "no head came");
+        }
+    }
+
     /// Reads until `length` bytes of the body are here.
     pub(crate) async fn receive(&mut self, length: usize) {
         while self.body().len() < length {
