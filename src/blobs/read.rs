@@ -21,7 +21,7 @@ use crate::sys::fs::DiskFile;
 use crate::sys::tasks;
 
 /// After so many bytes a reader lets others run, even if it never had to wait.
-const TURN: usize = 1024 * 1024;
+const TURN: usize = 4 * 1024 * 1024;
 
 /// Reads the next bytes of `start..end`, at most [`CHUNK`]: from the page cache at once, else on the blocking pool.
 ///

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future;
 use tracing::{debug, info, warn};
 
 use super::flight::{Flight, Progress};
@@ -258,6 +259,8 @@ impl<'a> Download<'a> {
                         Err(_) => Next::Broken(self.machine.stalled(self.stall)),
                     }
                 }
+                // Nothing more has come: what has is not to wait.
+                () = future::ready(()), if self.sink.is_waiting() => Next::Quiet,
                 () = deserted(self.shared, self.flight, self.machine.missing()) => Next::Deserted,
             };
             match next {
@@ -270,6 +273,7 @@ impl<'a> Download<'a> {
                     Step::Receive => {}
                     step => return Ok(step),
                 },
+                Next::Quiet => self.sink.start(),
                 Next::Broken(error) => return self.interrupted(error).await,
                 Next::Ended => return Ok(self.machine.body_ended()),
                 Next::Deserted => self.abandon().await?,
@@ -418,6 +422,7 @@ impl<'a> Download<'a> {
 enum Next {
     Written(io::Result<()>),
     Chunk(Bytes),
+    Quiet,
     Broken(UpstreamError),
     Ended,
     Deserted,

@@ -1,14 +1,14 @@
 //! Where arriving bytes go: hashed and written on the blocking pool, one batch at a time.
 //!
-//! While a batch is being written the next one gathers, so receiving, hashing and writing overlap, and memory per
-//! download is bounded by two batches.
+//! While a batch is being hashed and written, at the same time, the next one gathers: receiving, hashing and writing
+//! overlap, and memory per download is bounded by two batches.
 
 use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
+use futures_util::future::{self, BoxFuture};
 
 use crate::oci::{Algorithm, Checksummer, Hasher};
 use crate::sys::fs::DiskFile;
@@ -16,6 +16,12 @@ use crate::sys::tasks;
 
 /// When so many bytes are gathered, receiving waits for the batch before them.
 const BATCH: usize = 512 * 1024;
+
+/// While more is coming at once, a batch waits for so many bytes: each costs changes of thread.
+const START: usize = 256 * 1024;
+
+/// From so many bytes on, a batch is hashed and written on two threads.
+const PARALLEL: usize = 128 * 1024;
 
 type Written = (Tally, io::Result<u64>);
 
@@ -34,9 +40,12 @@ impl Tally {
         }
     }
 
-    fn update(&mut self, bytes: &[u8]) {
-        self.hasher.update(bytes);
-        self.checksum.update(bytes);
+    fn with(mut self, batch: &[Bytes]) -> Self {
+        for chunk in batch {
+            self.hasher.update(chunk);
+            self.checksum.update(chunk);
+        }
+        self
     }
 }
 
@@ -78,25 +87,39 @@ impl Sink {
         self.running.is_some()
     }
 
-    /// Adds a chunk, and starts on it when the sink is idle.
+    /// Whether bytes are gathered that could be started on.
+    pub(super) const fn is_waiting(&self) -> bool {
+        self.running.is_none() && self.gathered_bytes > 0
+    }
+
+    /// Adds a chunk, and starts on what is gathered when the sink is idle and that is enough.
     pub(super) fn push(&mut self, chunk: Bytes) {
         self.gathered_bytes = self.gathered_bytes.saturating_add(chunk.len());
         self.gathered.push(chunk);
-        self.start();
+        if self.gathered_bytes >= START {
+            self.start();
+        }
     }
 
-    fn start(&mut self) {
+    /// Starts on what is gathered, if the sink is idle.
+    pub(super) fn start(&mut self) {
         if self.running.is_some() || self.gathered.is_empty() {
             return;
         }
         let Some(tally) = self.tally.take() else {
             return;
         };
-        let batch = std::mem::take(&mut self.gathered);
-        self.gathered_bytes = 0;
+        let batch: Arc<[Bytes]> = std::mem::take(&mut self.gathered).into();
+        let bytes = std::mem::take(&mut self.gathered_bytes);
         let (file, offset) = (Arc::clone(&self.file), self.written);
-        self.running =
-            Some(tasks::begin_blocking(move || write(&*file, tally, &batch, offset)).boxed());
+        let hashed = Arc::clone(&batch);
+        let hash = move || tally.with(&hashed);
+        let write = move || write(&*file, &batch, offset);
+        self.running = Some(if bytes < PARALLEL {
+            tasks::begin_blocking(move || (hash(), write())).boxed()
+        } else {
+            future::join(tasks::begin_blocking(hash), tasks::begin_blocking(write)).boxed()
+        });
     }
 
     /// Waits for the batch that is being written, and starts on the next. Pending for ever when there is none.
@@ -120,6 +143,7 @@ impl Sink {
     /// # Errors
     /// The disk failed.
     pub(super) async fn flush(&mut self) -> io::Result<()> {
+        self.start();
         while self.is_busy() {
             self.advance().await?;
         }
@@ -132,13 +156,10 @@ impl Sink {
     }
 }
 
-fn write(file: &dyn DiskFile, mut tally: Tally, batch: &[Bytes], mut offset: u64) -> Written {
+fn write(file: &dyn DiskFile, batch: &[Bytes], mut offset: u64) -> io::Result<u64> {
     for chunk in batch {
-        tally.update(chunk);
-        if let Err(error) = file.write_all_at(chunk, offset) {
-            return (tally, Err(error));
-        }
+        file.write_all_at(chunk, offset)?;
         offset = offset.saturating_add(chunk.len() as u64);
     }
-    (tally, Ok(offset))
+    Ok(offset)
 }

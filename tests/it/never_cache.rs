@@ -80,9 +80,9 @@ impl Held {
             let sql = format!("SELECT count(*) FROM \"{table}\"");
             index.query_row(&sql, [], |row| row.get(0)).unwrap()
         };
-        let rows = tables
-            .map(Result::unwrap)
-            .map(|table| (count(&table), table));
+        // What the process notes of itself is not content.
+        let tables = tables.map(Result::unwrap).filter(|table| table != "meta");
+        let rows = tables.map(|table| (count(&table), table));
         let rows = rows.map(|(rows, table)| (table, rows)).collect();
         let is_index = |file: &PathBuf| file.to_string_lossy().contains("index.sqlite3");
         let mut files = files(mirror.data());

@@ -93,40 +93,58 @@ fn lose_power(data: &Path) {
     assert_eq!(changed.unwrap(), 1);
 }
 
+/// An upstream, and a directory with its blob that a power cut has come over.
+struct Cut {
+    hub: FakeHub,
+    data: tempfile::TempDir,
+    digest: String,
+    bytes: Bytes,
+}
+
+impl Cut {
+    async fn new() -> Self {
+        let hub = FakeHub::start().await;
+        let data = tempfile::tempdir().unwrap();
+        let (digest, bytes) = publish(&hub);
+        let mirror = Launch::of(&hub, data.path()).start().await;
+        mirror.blob(NGINX, &digest).await;
+        let (file, spool) = (file_of(data.path(), &digest), data.path().join("spool"));
+        let is_cached = || file.exists() && files(&spool).is_empty();
+        wait_until("the blob is cached", is_cached).await;
+        mirror.kill().await;
+        lose_power(data.path());
+        hub.take_summary();
+        Self {
+            hub,
+            data,
+            digest,
+            bytes,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_power_cut_a_blob_that_was_written_out_in_time_is_served() {
+    let cut = Cut::new().await;
+    let mirror = Launch::of(&cut.hub, cut.data.path()).start().await;
+    assert_outcome(&mirror.blob(NGINX, &cut.digest).await, &cut.bytes, "hit");
+    assert_eq!(cut.hub.take_summary(), [""; 0]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_power_cut_not_one_wrong_byte_is_served() {
-    let hub = FakeHub::start().await;
-    let data = tempfile::tempdir().unwrap();
-    let (digest, bytes) = publish(&hub);
-    let file = file_of(data.path(), &digest);
-    let mirror = Launch::of(&hub, data.path()).start().await;
-    mirror.blob(NGINX, &digest).await;
-    let spool = data.path().join("spool");
-    let is_cached = || file.exists() && files(&spool).is_empty();
-    wait_until("the blob is cached", is_cached).await;
-    mirror.kill().await;
-
-    // The bytes were written out in time.
-    lose_power(data.path());
-    hub.take_summary();
-    let mirror = Launch::of(&hub, data.path()).start().await;
-    assert_outcome(&mirror.blob(NGINX, &digest).await, &bytes, "hit");
-    assert_eq!(hub.take_summary(), [""; 0]);
-    mirror.kill().await;
-
-    // They were not.
-    lose_power(data.path());
-    let half = LENGTH / 2;
-    std::fs::write(&file, [&bytes[..half], &vec![0; LENGTH - half]].concat()).unwrap();
-    let mirror = Launch::of(&hub, data.path()).start().await;
-    let url = format!("/v2/{NGINX}/blobs/{digest}");
-    let url = format!("http://{}{url}", mirror.tcp_address());
+    let cut = Cut::new().await;
+    let (bytes, half) = (&cut.bytes, LENGTH / 2);
+    let torn = [&bytes[..half], &vec![0; LENGTH - half]].concat();
+    std::fs::write(file_of(cut.data.path(), &cut.digest), torn).unwrap();
+    let mirror = Launch::of(&cut.hub, cut.data.path()).start().await;
+    let path = format!("/v2/{NGINX}/blobs/{}", cut.digest);
+    let url = format!("http://{}{path}", mirror.tcp_address());
     let part = request("GET", &url, &[("range", "bytes=0-99")]).await;
     assert_eq!((part.status, &part.body[..]), (206, &bytes[..100]));
     assert_eq!(
         part.header("x-mirror-cache"),
         Some("miss; reason=lost; upstream=docker.io")
     );
-    assert_eq!(hub.take_summary()[1..], FETCHED, "after a token");
-    mirror.kill().await;
+    assert_eq!(cut.hub.take_summary()[1..], FETCHED, "after a token");
 }
