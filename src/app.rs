@@ -177,8 +177,6 @@ impl App {
             info!(swept, "unfinished downloads of an earlier run were removed");
         }
 
-        report_room(&blobs).await;
-
         let tasks = Tasks::new();
         tend(&blobs, &tasks, &settings.cache);
         let fetch = Fetch::new(blobs.clone(), tasks.clone(), fetch_settings(settings));
@@ -246,7 +244,8 @@ impl fmt::Debug for App {
 
 /// Starts what is done to blobs in the background.
 fn tend(blobs: &Blobs, tasks: &Tasks, settings: &CacheSettings) {
-    let [uses, strays, expiry, scrub] = [(); 4].map(|()| blobs.clone());
+    let [room, uses, strays, expiry, scrub] = [(); 5].map(|()| blobs.clone());
+    tasks.spawn("room", make_room(room, tasks.closing()));
     tasks.spawn("uses", write_uses(uses, tasks.closing()));
     tasks.spawn("strays", strays.tidy_up(tasks.closing()));
     tasks.spawn(
@@ -293,10 +292,15 @@ async fn report_file_system(disk: Arc<dyn Disk>, dir: &Path) {
     }
 }
 
+/// Makes room until `closing`. Nobody waits for it: where the cap was lowered, most of a large cache may have to go.
+async fn make_room(blobs: Blobs, closing: impl Future<Output = ()>) {
+    let (closing, making) = (pin!(closing), pin!(report_room(&blobs)));
+    futures_util::future::select(making, closing).await;
+}
+
 /// Says once when the cache starts without room: it works, but keeps nothing.
 async fn report_room(blobs: &Blobs) {
-    let reserved = blobs.extend(blobs.reserve_nothing(), 1).await.1;
-    match (reserved, blobs.figures().await) {
+    match (blobs.make_room().await, blobs.figures().await) {
         (Ok(()), _) => {}
         (Err(reason), Ok((used, limit))) => warn!(
             used, limit, %reason,

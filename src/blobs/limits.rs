@@ -42,6 +42,12 @@ pub enum NoRoom {
         /// What was asked for, in bytes.
         needed: u64,
     },
+    /// So much has to be evicted that nobody should wait for it. What was evicted is gone: asking again helps.
+    #[error("{short} bytes are missing, and are still being evicted")]
+    NotYet {
+        /// What is missing, in bytes.
+        short: u64,
+    },
     /// Evicting all that nobody reads would not be enough.
     #[error("{short} bytes are missing, more than eviction can give")]
     Full {

@@ -27,6 +27,12 @@ const MARGIN: u64 = 16 * 1024 * 1024;
 /// How many candidates for eviction are looked at a time.
 const CANDIDATES: u64 = 64;
 
+/// How many blobs are evicted in one transaction. Where the cap was lowered, most of a large cache may have to go.
+const BATCH: usize = 1024;
+
+/// How many batches are evicted for one reservation: nobody waits for more.
+const BATCHES: usize = 4;
+
 /// How many candidates are passed over, because they are in use, before a pull goes without space.
 const CANDIDATES_LIMIT: u64 = 100_000;
 
@@ -127,10 +133,10 @@ impl Space {
         })
     }
 
-    /// Sets `bytes` more aside, evicting if need be. Blocks.
+    /// Sets `bytes` more aside, evicting if need be. Blocks, and evicts so many blobs at most that nobody waits long.
     pub(super) fn reserve(&self, bytes: u64) -> Result<(), ReserveError> {
         let _one_at_a_time = self.evicting.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut skipped = 0;
+        let (mut skipped, mut batches) = (0, 0);
         loop {
             let short = self.short_of(bytes)?;
             if short == 0 {
@@ -144,6 +150,10 @@ impl Space {
             self.pins.refresh(&*self.index)?;
             let usage = self.index.usage()?;
             let is_vain = short > usage.bytes.saturating_sub(usage.pinned);
+            if !is_vain && batches == BATCHES {
+                return Err(NoRoom::NotYet { short }.into());
+            }
+            batches += 1;
             if is_vain || !self.evict(short, &mut skipped)? {
                 return Err(NoRoom::Full { short }.into());
             }
@@ -192,12 +202,12 @@ impl Space {
             .sum()
     }
 
-    /// Evicts at least `short` bytes, or all of one batch that nobody reads; whether anything went. Blobs that are
-    /// read are passed over: their space would not come back.
+    /// Evicts at least `short` bytes, or a batch of blobs; whether anything went. Blobs that are read are passed over:
+    /// their space would not come back.
     fn evict(&self, short: u64, skipped: &mut u64) -> Result<bool, IndexError> {
         let mut chosen = Vec::new();
         let mut freed = 0_u64;
-        while freed < short && *skipped < CANDIDATES_LIMIT {
+        while freed < short && chosen.len() < BATCH && *skipped < CANDIDATES_LIMIT {
             let candidates = self
                 .index
                 .victims(*skipped + chosen.len() as u64, CANDIDATES)?;

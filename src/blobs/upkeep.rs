@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use super::{Blobs, BlobsError, HeldBlob, Trust, read};
+use super::{Blobs, BlobsError, HeldBlob, NoRoom, ReserveError, Trust, read};
 use crate::index::{IndexError, Walked};
 use crate::oci::{Digest, Hasher};
 use crate::sys::clock::{self, Timestamp};
@@ -26,6 +26,9 @@ const EXPIRY_PERIOD: Duration = Duration::from_mins(10);
 const STEP: u64 = 1024 * 1024;
 const RATE: u64 = 16 * STEP;
 const BUSY_DIVISOR: u32 = 8;
+
+/// How long after the start a scrub begins: clients, and whatever else a booted machine starts, come first.
+const SCRUB_DELAY: Duration = Duration::from_mins(1);
 
 /// How long to wait after a failure of the disk or the index, and how often to look whether a scrub is due.
 const RETRY: Duration = Duration::from_mins(1);
@@ -112,10 +115,24 @@ impl Blobs {
         Ok((page.last().map(|blob| blob.digest), gone.len() as u64))
     }
 
+    /// Evicts what is over the cap, which may have been lowered since the last run. Pulls get their turn in between.
+    ///
+    /// # Errors
+    /// There is no room for anything.
+    pub async fn make_room(&self) -> Result<(), ReserveError> {
+        loop {
+            match self.extend(self.reserve_nothing(), 1).await.1 {
+                Err(ReserveError::NoRoom(NoRoom::NotYet { .. })) => clock::sleep(PAUSE).await,
+                made => return made,
+            }
+        }
+    }
+
     /// Reads every blob again once per `period`, until `closing`.
     pub async fn scrub_always(self, period: Option<Duration>, closing: impl Future<Output = ()>) {
         let Some(period) = period else { return };
         let scrubbing = async {
+            clock::sleep(SCRUB_DELAY.min(period)).await;
             loop {
                 if let Err(error) = self.scrub(period).await {
                     warn!(%error, "the scrub pauses");

@@ -143,3 +143,38 @@ async fn files_whose_rows_a_power_cut_took_are_removed_after_it() {
     blobs.tidy_up(std::future::pending()).await;
     assert_eq!(fixture.files(), [digest(b"kept").encoded()]);
 }
+
+/// A cap that was lowered asks for more than one reservation may evict: it goes in steps, and to its end.
+#[tokio::test(start_paused = true)]
+async fn what_is_over_a_lower_cap_goes_in_steps() {
+    let mut fixture = Fixture::new();
+    let (blobs, clock) = fixture.open_with_clock();
+    let kept = fill(&blobs, &clock, 1, MIB).await.unwrap();
+    held(&blobs, &[1; MIB as usize]).await;
+    blobs.write_uses().await.unwrap();
+    for n in 0..5_000_u32 {
+        let record = BlobRecord {
+            size: BLOCK,
+            stored: clock.wall(),
+            checksum: Checksum::default(),
+            epoch: Epoch(0),
+        };
+        let digest = digest(&n.to_le_bytes());
+        blobs.index.insert_blob(digest, record).unwrap();
+    }
+    let blob_bytes = blobs.index.usage().unwrap().bytes;
+    let rest = blobs.figures().await.unwrap().0 - blob_bytes;
+    fixture.limits.max_size = Share::Bytes((rest + 4 * MIB) * 16 / 15);
+    drop(blobs);
+
+    let (blobs, _) = fixture.open_with_clock();
+    let refused = reserve(&blobs, 1).await.unwrap_err();
+    assert!(
+        matches!(refused, ReserveError::NoRoom(NoRoom::NotYet { .. })),
+        "{refused}"
+    );
+    assert_eq!(blobs.index.usage().unwrap().blobs, 5_001 - 4 * 1024);
+    blobs.make_room().await.unwrap();
+    reserve(&blobs, 1).await.unwrap();
+    assert!(is_held(&blobs, kept).await, "no more went than had to");
+}
