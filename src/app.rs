@@ -38,16 +38,12 @@ const CA_LIMIT: usize = 16 * 1024 * 1024;
 /// What downloads get to end themselves once no client is left.
 const LANDING_TIME: Duration = Duration::from_secs(5);
 
-/// What the disk gets to write out what it holds back.
-const CLOSING_TIME: Duration = Duration::from_secs(3);
-
 /// How long a use may stay unwritten.
 const USES_PERIOD: Duration = Duration::from_secs(10);
 
 /// A mirror that is bound and ready, and serves nobody yet.
 pub struct App {
     server: Server,
-    blobs: Blobs,
     fetch: Fetch,
     tasks: Tasks,
     access: AccessLog,
@@ -185,7 +181,7 @@ impl App {
         let parts = proxy::Parts {
             upstream: client.clone(),
             index,
-            blobs: blobs.clone(),
+            blobs,
             fetch: fetch.clone(),
             clock: Arc::clone(&clock),
             tasks: tasks.clone(),
@@ -201,7 +197,6 @@ impl App {
         let server = Server::bind(server_settings(settings, files), service).await?;
         Ok(Self {
             server,
-            blobs,
             fetch,
             tasks,
             access,
@@ -225,10 +220,9 @@ impl App {
             );
         }
         self.fetch.forget_parts().await;
-        close(&self.blobs).await;
         self.access.flush();
         // The index closes before the lock goes: the next process may take over at once.
-        drop((self.fetch, self.blobs));
+        drop(self.fetch);
         drop(self.directory);
         drained
     }
@@ -253,16 +247,6 @@ fn tend(blobs: &Blobs, tasks: &Tasks, settings: &CacheSettings) {
         expiry.expire_always(settings.expiry, tasks.closing()),
     );
     tasks.spawn("scrub", scrub.scrub_always(settings.scrub, tasks.closing()));
-}
-
-/// Ends the cache in order, unless its disk is too slow for that: then what it holds is verified when it is next read
-/// after a restart of the machine.
-async fn close(blobs: &Blobs) {
-    match clock::timeout(CLOSING_TIME, blobs.close()).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => warn!(%error, "the cache is not closed in order"),
-        Err(_) => warn!("the disk is slow to sync: the cache is not closed in order"),
-    }
 }
 
 /// Writes what was used from time to time, so that the order of eviction outlives the process.

@@ -73,10 +73,6 @@ impl Disk for SizesOnly {
         Ok(())
     }
 
-    fn sync_all(&self, _: &Path) -> io::Result<()> {
-        Ok(())
-    }
-
     fn kind(&self, _: &Path) -> io::Result<FileSystemKind> {
         Ok(FileSystemKind::Local)
     }

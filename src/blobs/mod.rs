@@ -26,7 +26,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Semaphore;
 use tracing::warn;
 
-use crate::index::{BlobRecord, Index, IndexError, RepositoryKey};
+use crate::index::{BlobRecord, Epoch, Index, IndexError, RepositoryKey};
 use crate::oci::pattern::ImagePatterns;
 use crate::oci::{Checksum, Digest};
 use crate::store::{Spool, Store, StoreError};
@@ -100,9 +100,6 @@ pub enum BlobsError {
     /// The index failed.
     #[error(transparent)]
     Index(#[from] IndexError),
-    /// The process is ending: nothing is kept any more.
-    #[error("the cache is closed")]
-    Closed,
 }
 
 impl Blobs {
@@ -140,24 +137,20 @@ impl Blobs {
         .await
     }
 
-    /// Writes nothing: a start is to be quick, also on a disk that is full.
     fn begin_epoch(&self, boot: Option<&str>) -> Result<(), IndexError> {
         *self.current() = Current::find(&*self.index, boot)?;
+        // Without the note nothing is stored; what is stored first tries again.
+        if let Err(error) = self.noted_epoch() {
+            warn!(%error, "the index cannot be written");
+        }
         Ok(())
     }
 
-    /// Notes an orderly end, after everything has reached the disk: the next process trusts what it finds, also
-    /// after the machine was restarted. Nothing is kept from here on.
-    pub async fn close(&self) -> Result<(), BlobsError> {
-        let this = self.clone();
-        tasks::blocking(move || {
-            this.settle_uses()?;
-            this.space.publish(|| {
-                this.space.sync()?;
-                Ok(this.current().close(&*this.index)?)
-            })
-        })
-        .await
+    /// The epoch, once the index knows of it.
+    fn noted_epoch(&self) -> Result<Epoch, IndexError> {
+        let mut current = self.current();
+        current.note(&*self.index)?;
+        Ok(current.epoch)
     }
 
     fn current(&self) -> MutexGuard<'_, Current> {
@@ -343,7 +336,8 @@ impl Blobs {
     }
 
     fn publish(&self, spool: &Spool, size: u64, checksum: Checksum) -> Result<(), BlobsError> {
-        let published = self.record(size, checksum).and_then(|record| {
+        let recorded = self.record(size, checksum).map_err(BlobsError::from);
+        let published = recorded.and_then(|record| {
             self.store.publish(spool)?;
             self.index.insert_blob(spool.digest, record)?;
             self.space.pins.stored(spool.digest);
@@ -360,16 +354,12 @@ impl Blobs {
         Ok(())
     }
 
-    fn record(&self, size: u64, checksum: Checksum) -> Result<BlobRecord, BlobsError> {
-        let mut current = self.current();
-        if !current.note(&*self.index)? {
-            return Err(BlobsError::Closed);
-        }
+    fn record(&self, size: u64, checksum: Checksum) -> Result<BlobRecord, IndexError> {
         Ok(BlobRecord {
             size,
             stored: self.clock.wall(),
             checksum,
-            epoch: current.epoch,
+            epoch: self.noted_epoch()?,
         })
     }
 

@@ -340,16 +340,6 @@ impl Space {
         file.map_or(Ok(0), |file| super::length(&*file, digest).map(blocks))
     }
 
-    /// Waits until everything that was stored has reached the disk.
-    pub(super) fn sync(&self) -> Result<(), StoreError> {
-        let failed = |source| StoreError {
-            operation: "sync",
-            path: self.directory.clone(),
-            source,
-        };
-        self.disk.sync_all(&self.directory).map_err(failed)
-    }
-
     /// Runs `commit` while no file is being removed.
     pub(super) fn publish<T>(&self, commit: impl FnOnce() -> T) -> T {
         let _no_removal = self

@@ -373,32 +373,6 @@ async fn what_a_power_cut_damaged_is_never_served() {
 }
 
 #[tokio::test]
-async fn after_an_orderly_end_nothing_is_verified_and_nothing_more_is_kept() {
-    let fixture = Fixture::new();
-    let content = vec![3; CHUNK];
-    let blobs = reopened(&fixture, "first").await;
-    keep(&blobs, &content).await.unwrap();
-    blobs.close().await.unwrap();
-    assert!(matches!(
-        keep(&blobs, b"too late").await.unwrap_err(),
-        BlobsError::Closed
-    ));
-    drop(blobs);
-    flip(&file_of(&fixture, &content), 0);
-    // Trusted: only the read of all of it notices.
-    let blobs = reopened(&fixture, "second").await;
-    held(&blobs, &content).await;
-    keep(&blobs, b"more").await.unwrap();
-    drop(blobs);
-    // That process had no orderly end.
-    let blobs = reopened(&fixture, "third").await;
-    assert!(matches!(
-        blobs.open(digest(&content)).await.unwrap(),
-        Lookup::Lost
-    ));
-}
-
-#[tokio::test]
 async fn a_machine_that_does_not_tell_its_boots_apart_verifies_after_each_start() {
     let fixture = Fixture::new();
     let blobs = fixture.open();

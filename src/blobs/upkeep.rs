@@ -199,8 +199,9 @@ impl Blobs {
                 .condemn("the scrub found that it does not have its digest")
                 .await;
         } else if trust == Trust::Unverified {
-            let (index, epoch) = (Arc::clone(&self.index), self.current().epoch);
-            tasks::blocking(move || index.confirm_blob(digest, epoch)).await?;
+            let this = self.clone();
+            let confirm = move || this.index.confirm_blob(digest, this.noted_epoch()?);
+            tasks::blocking(confirm).await?;
         }
         Ok(())
     }

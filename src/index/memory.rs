@@ -438,9 +438,7 @@ impl Index for MemoryIndex {
     fn set_notes(&self, notes: &[(&str, &str)]) -> Result<(), IndexError> {
         let own = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
         let notes: Vec<_> = notes.iter().map(own).collect();
-        self.write(move |facts| facts.notes.extend(notes.iter().cloned()))?;
-        self.checkpoint();
-        Ok(())
+        self.write(move |facts| facts.notes.extend(notes.iter().cloned()))
     }
 
     fn member(

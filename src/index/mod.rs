@@ -234,8 +234,7 @@ pub trait Index: Debug + Send + Sync {
     /// What was noted under a key, if anything.
     fn note(&self, key: &str) -> Result<Option<String>, IndexError>;
 
-    /// Notes values under keys, replacing former ones. Once noted they survive a power cut, with all that was written
-    /// before them.
+    /// Notes values under keys, replacing former ones.
     fn set_notes(&self, notes: &[(&str, &str)]) -> Result<(), IndexError>;
 
     /// The list of this key, if one is kept.

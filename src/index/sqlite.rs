@@ -90,34 +90,15 @@ impl SqliteIndex {
         &self,
         change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
     ) -> Result<T, IndexError> {
-        let written = transact(&mut lock(&self.writer), change);
-        written.map_err(|source| failed(&self.path, source))
-    }
-
-    /// Runs `change` in one transaction that survives a power cut.
-    fn write_lasting<T>(
-        &self,
-        change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
-    ) -> Result<T, IndexError> {
         let mut writer = lock(&self.writer);
         let run = || {
-            writer.pragma_update(None, "synchronous", "FULL")?;
-            let written = transact(&mut writer, change);
-            writer.pragma_update(None, "synchronous", "NORMAL")?;
-            written
+            let transaction = writer.transaction()?;
+            let value = change(&transaction)?;
+            transaction.commit()?;
+            Ok(value)
         };
         run().map_err(|source| failed(&self.path, source))
     }
-}
-
-fn transact<T>(
-    writer: &mut Connection,
-    change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
-) -> rusqlite::Result<T> {
-    let transaction = writer.transaction()?;
-    let value = change(&transaction)?;
-    transaction.commit()?;
-    Ok(value)
 }
 
 fn connection(path: &Path) -> rusqlite::Result<Connection> {
@@ -332,7 +313,7 @@ impl Index for SqliteIndex {
     }
 
     fn set_notes(&self, notes: &[(&str, &str)]) -> Result<(), IndexError> {
-        self.write_lasting(|writer| {
+        self.write(|writer| {
             let sql = "INSERT INTO meta (key, value) VALUES (?1, ?2)
                        ON CONFLICT (key) DO UPDATE SET value = excluded.value";
             let mut note = writer.prepare_cached(sql)?;

@@ -33,5 +33,6 @@ mod never_cache;
 mod process;
 mod pull;
 mod rot;
+mod scale;
 mod space;
 mod upstream;

@@ -87,7 +87,7 @@ async fn a_truncated_file_is_fetched_again_at_once() {
 }
 
 /// Makes the directory look as if the machine had lost power since.
-fn lose_power(data: &Path) {
+pub(crate) fn lose_power(data: &Path) {
     let index = Connection::open(data.join("index.sqlite3")).unwrap();
     let changed = index.execute("UPDATE meta SET value = 'another' WHERE key = 'boot'", []);
     assert_eq!(changed.unwrap(), 1);

@@ -109,10 +109,6 @@ impl Disk for BuggyDisk {
         }
     }
 
-    fn sync_all(&self, path: &Path) -> io::Result<()> {
-        self.inner.sync_all(path)
-    }
-
     fn kind(&self, path: &Path) -> io::Result<FileSystemKind> {
         self.inner.kind(path)
     }

@@ -72,7 +72,7 @@ impl Machine {
         format!("boot {}", self.boots)
     }
 
-    /// Starts it anew after an orderly end.
+    /// Starts it anew: nothing is lost.
     pub(super) const fn reboot(&mut self) {
         self.boots += 1;
     }

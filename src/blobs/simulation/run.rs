@@ -179,24 +179,11 @@ impl<'a> Simulation<'a> {
         self.machine.faults.heal();
         self.machine.index.heal();
         if self.random.bool() {
-            self.close()?;
+            self.trace("reboot".to_owned());
+            self.machine.reboot();
         }
         self.settle_end()?;
         self.start()
-    }
-
-    /// After an orderly end the machine may start anew, and everything goes on as if it had not.
-    fn close(&mut self) -> Result<(), Broken> {
-        let blobs = self.blobs();
-        match self.runtime.block_on(blobs.close()) {
-            Ok(()) if self.random.bool() => {
-                self.trace("closed, reboot".to_owned());
-                self.machine.reboot();
-            }
-            Ok(()) => self.trace("closed".to_owned()),
-            Err(error) => self.expect_failure(false, &format!("close: {error}"))?,
-        }
-        Ok(())
     }
 
     /// The process is gone: killed, or with the power.

@@ -150,7 +150,7 @@ async fn what_is_over_a_lower_cap_goes_in_steps() {
     let mut fixture = Fixture::new();
     let (blobs, clock) = fixture.open_with_clock();
     let kept = fill(&blobs, &clock, 1, MIB).await.unwrap();
-    held(&blobs, &[1; MIB as usize]).await;
+    held(&blobs, &vec![1; MIB as usize]).await;
     blobs.write_uses().await.unwrap();
     for n in 0..5_000_u32 {
         let record = BlobRecord {

@@ -169,11 +169,6 @@ impl Disk for FaultyDisk {
         self.inner.sync_dir(path)
     }
 
-    fn sync_all(&self, path: &Path) -> io::Result<()> {
-        self.plan.check(Needs::Nothing)?;
-        self.inner.sync_all(path)
-    }
-
     fn space(&self, path: &Path) -> io::Result<DiskSpace> {
         self.plan.check(Needs::Nothing)?;
         self.inner.space(path)

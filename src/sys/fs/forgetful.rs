@@ -117,11 +117,6 @@ impl Disk for ForgetfulDisk {
         self.powered()?.sync_directory(path)
     }
 
-    fn sync_all(&self, _: &Path) -> io::Result<()> {
-        self.powered()?.sync_everything();
-        Ok(())
-    }
-
     fn kind(&self, _: &Path) -> io::Result<FileSystemKind> {
         self.power.draw()?;
         Ok(FileSystemKind::Local)

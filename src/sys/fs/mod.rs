@@ -49,9 +49,6 @@ pub trait Disk: Debug + Send + Sync {
     /// Makes the names in the directory `path` survive a power cut.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
 
-    /// Makes everything that was written to the file system of `path` survive a power cut.
-    fn sync_all(&self, path: &Path) -> io::Result<()>;
-
     /// The space of the file system that holds `path`.
     fn space(&self, path: &Path) -> io::Result<DiskSpace>;
 

@@ -61,10 +61,6 @@ impl Disk for OsDisk {
         File::open(path)?.sync_all()
     }
 
-    fn sync_all(&self, path: &Path) -> io::Result<()> {
-        Ok(rustix::fs::syncfs(File::open(path)?)?)
-    }
-
     fn space(&self, path: &Path) -> io::Result<DiskSpace> {
         let found = rustix::fs::statvfs(path)?;
         Ok(DiskSpace {

@@ -209,15 +209,6 @@ impl State {
         }
     }
 
-    pub(super) fn sync_everything(&mut self) {
-        for number in 0..self.files.len() {
-            self.sync(number);
-        }
-        for change in self.changes.drain(..) {
-            apply(&mut self.lasting, &change);
-        }
-    }
-
     pub(super) fn length(&self, number: Number) -> usize {
         self.files[number].bytes.len()
     }
