@@ -8,6 +8,9 @@ mod buffers;
 mod directory;
 mod epoch;
 mod guards;
+#[cfg(test)]
+#[cfg(feature = "interleavings")]
+mod interleavings;
 mod limits;
 mod pins;
 mod read;
@@ -21,7 +24,7 @@ mod upkeep;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use tokio::sync::Semaphore;
 use tracing::warn;
@@ -32,6 +35,7 @@ use crate::oci::{Checksum, Digest};
 use crate::store::{Spool, Store, StoreError};
 use crate::sys::clock::{Clock, Timestamp};
 use crate::sys::fs::{Disk, DiskFile};
+use crate::sys::sync::{Mutex, MutexGuard};
 use crate::sys::tasks;
 
 pub use buffers::CHUNK;

@@ -4,14 +4,15 @@
 //! is evicted, whenever a tag moved, a manifest came, or a blob of a pinned image was stored.
 
 use std::collections::HashSet;
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tracing::warn;
 
 use crate::index::{Index, IndexError, RepositoryKey};
 use crate::oci::pattern::ImagePatterns;
 use crate::oci::{Digest, Manifest};
+use crate::sys::sync::{Mutex, MutexGuard};
 
 /// How many blobs may be pinned.
 const LIMIT: usize = 200_000;

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
@@ -19,6 +19,7 @@ use crate::index::{Index, IndexError};
 use crate::oci::Digest;
 use crate::store::{Store, StoreError};
 use crate::sys::fs::Disk;
+use crate::sys::sync::{Mutex, MutexGuard};
 
 /// What directories take, and what the index may grow by between two looks at it: at most so much, and at most a
 /// sixteenth of the cap.
@@ -52,11 +53,12 @@ struct State {
 }
 
 impl State {
-    /// The bytes that the directory takes and the index does not count.
-    const fn beside_the_index(&self) -> u64 {
-        self.reserved
-            .saturating_add(self.lingering)
-            .saturating_add(self.quarantined)
+    /// The bytes that the directory takes, or is to take, and the index does not count; and those of them that are not
+    /// on the disk yet.
+    const fn set_aside(&self) -> (u64, u64) {
+        let beside = self.reserved.saturating_add(self.lingering);
+        let unwritten = self.reserved.saturating_sub(self.written);
+        (beside.saturating_add(self.quarantined), unwritten)
     }
 
     /// Counts a file that went while somebody reads it: whoever has it open keeps its bytes on disk.
@@ -86,7 +88,8 @@ pub(super) struct Space {
     state: Mutex<State>,
     /// The lengths of blobs that were asked for, so that a `HEAD` touches no index.
     sizes: Cache<Digest, u64>,
-    /// One at a time makes room: two would evict for the same need. Taken before `publishing`.
+    /// One at a time makes room or removes: two would evict for the same need, or take the room of a file that is still
+    /// there. Taken before `publishing`.
     evicting: Mutex<()>,
     /// Held while a blob's file and row come or go together. Taken before `state`.
     publishing: Mutex<()>,
@@ -135,7 +138,7 @@ impl Space {
 
     /// Sets `bytes` more aside, evicting if need be. Blocks, and evicts so many blobs at most that nobody waits long.
     pub(super) fn reserve(&self, bytes: u64) -> Result<(), ReserveError> {
-        let _one_at_a_time = self.evicting.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = self.one_at_a_time();
         let (mut skipped, mut batches) = (0, 0);
         loop {
             let short = self.short_of(bytes)?;
@@ -166,6 +169,8 @@ impl Space {
             path: self.directory.clone(),
             source,
         };
+        // First of all: what becomes of a reservation meanwhile, a row or bytes on the disk, then counts twice, not never.
+        let (beside, unwritten) = self.state().set_aside();
         let disk = self.disk.space(&self.directory).map_err(unknown)?;
         let cap = self.limits.max_size.of(disk.total);
         let margin = MARGIN.min(cap / 16);
@@ -173,14 +178,11 @@ impl Space {
         if fixed.saturating_add(bytes) > cap {
             return Err(NoRoom::TooLarge { needed: bytes }.into());
         }
-        let blobs = self.index.usage()?.bytes;
-        let state = self.state();
-        let held = blobs.saturating_add(state.beside_the_index());
-        let over_cap = held
+        let over_cap = beside
+            .saturating_add(self.index.usage()?.bytes)
             .saturating_add(fixed)
             .saturating_add(bytes)
             .saturating_sub(cap);
-        let unwritten = state.reserved.saturating_sub(state.written);
         let wanted = bytes
             .saturating_add(unwritten)
             .saturating_add(margin)
@@ -226,7 +228,9 @@ impl Space {
                 }
             }
         }
-        self.remove(&chosen)?;
+        if !chosen.is_empty() {
+            self.remove_chosen(&chosen)?;
+        }
         Ok(!chosen.is_empty())
     }
 
@@ -235,6 +239,16 @@ impl Space {
         if digests.is_empty() {
             return Ok(());
         }
+        // Nobody reserves the room of a file that is still there.
+        let _one_at_a_time = self.one_at_a_time();
+        self.remove_chosen(digests)
+    }
+
+    fn one_at_a_time(&self) -> MutexGuard<'_, ()> {
+        self.evicting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remove_chosen(&self, digests: &[Digest]) -> Result<(), IndexError> {
         self.index.doom(digests)?;
         self.forget_sizes(digests);
         self.unlink(digests)
@@ -284,6 +298,7 @@ impl Space {
 
     /// Takes a damaged blob out of the index and its file aside, where nobody is served from it.
     pub(super) fn quarantine(&self, digest: Digest) -> Result<(), BlobsError> {
+        let _one_at_a_time = self.one_at_a_time();
         let _no_commit = self
             .publishing
             .lock()
@@ -400,9 +415,8 @@ impl Space {
             source,
         };
         let total = self.disk.space(&self.directory).map_err(unknown)?.total;
-        let blobs = self.index.usage()?.bytes;
-        let state = self.state();
-        let held = blobs.saturating_add(state.beside_the_index());
+        let (beside, _) = self.state().set_aside();
+        let held = beside.saturating_add(self.index.usage()?.bytes);
         Ok((
             held.saturating_add(self.index_bytes()),
             self.limits.max_size.of(total),

@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
 
 use fastrand::Rng;
 
@@ -17,6 +17,7 @@ use super::{
 use crate::oci::{Digest, Tag};
 use crate::sys::clock::Timestamp;
 use crate::sys::fs::Power;
+use crate::sys::sync::{Mutex, MutexGuard};
 
 /// An index in memory. Clones share it.
 #[derive(Clone, Debug)]

@@ -10,5 +10,6 @@ pub mod random;
 pub mod secret;
 pub mod signals;
 pub mod single_flight;
+pub(crate) mod sync;
 pub mod tasks;
 pub mod telemetry;

@@ -15,11 +15,12 @@ mod tests;
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
 use fastrand::Rng;
 
 use super::{Disk, DiskFile, DiskSpace, FileSystemKind};
+use crate::sys::sync::{Mutex, MutexGuard};
 use state::{Number, State};
 
 pub(crate) use power::Power;
