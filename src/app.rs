@@ -239,7 +239,10 @@ impl fmt::Debug for App {
 /// Starts what is done to blobs in the background.
 fn tend(blobs: &Blobs, tasks: &Tasks, settings: &CacheSettings) {
     let [room, uses, strays, expiry, scrub] = [(); 5].map(|()| blobs.clone());
-    tasks.spawn("room", make_room(room, tasks.closing()));
+    let closing = tasks.closing();
+    // Nobody waits for it: where the cap was lowered, most of a large cache may have to go.
+    let reporting = async move { tasks::until(closing, report_room(&room)).await };
+    tasks.spawn("room", reporting);
     tasks.spawn("uses", write_uses(uses, tasks.closing()));
     tasks.spawn("strays", strays.tidy_up(tasks.closing()));
     tasks.spawn(
@@ -274,12 +277,6 @@ async fn report_file_system(disk: Arc<dyn Disk>, dir: &Path) {
             "the data directory is on {name}: locks and SQLite's write-ahead log need a local disk, and fsync and rename promise less elsewhere; set storage.dir to a directory on a local disk"
         );
     }
-}
-
-/// Makes room until `closing`. Nobody waits for it: where the cap was lowered, most of a large cache may have to go.
-async fn make_room(blobs: Blobs, closing: impl Future<Output = ()>) {
-    let (closing, making) = (pin!(closing), pin!(report_room(&blobs)));
-    futures_util::future::select(making, closing).await;
 }
 
 /// Says once when the cache starts without room: it works, but keeps nothing.

@@ -7,12 +7,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use shuttle::scheduler::RandomScheduler;
+use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::{Config, Runner, thread};
 
 use super::space::blocks;
+use super::tests::pins::{image, patterns};
 use super::{Blobs, Limits, Lookup, Share};
-use crate::index::MemoryIndex;
+use crate::index::{Index as _, MemoryIndex};
 use crate::oci::{Algorithm, Checksum, Digest};
 use crate::store::{FsStore, Sync};
 use crate::sys::clock::{ManualClock, Timestamp};
@@ -23,6 +24,9 @@ const DIRECTORY: &str = "/data";
 /// Room for two of the blobs and, as a sixteenth is kept as a margin, not for three.
 const CAP: u64 = 44 * 1024;
 const SIZE: usize = 16 * 1024;
+
+/// How many changes of thread an error may take to be found for certain, sooner or later.
+const CHANGES: usize = 3;
 
 /// A data directory, and the door to it.
 #[derive(Clone)]
@@ -156,7 +160,10 @@ fn explore(scenario: fn()) {
         5_000
     };
     println!("MIRROR_SEED={seed}, {orders} orders");
-    let scheduler = RandomScheduler::new_from_seed(seed, orders);
+    let scheduler = RandomScheduler::new_from_seed(seed, orders / 2);
+    Runner::new(scheduler, Config::new()).run(scenario);
+    // Few changes of thread, at places where a thread of its own would rarely be interrupted.
+    let scheduler = PctScheduler::new_from_seed(seed, CHANGES, orders / 2);
     Runner::new(scheduler, Config::new()).run(scenario);
 }
 
@@ -177,36 +184,44 @@ fn flights_evict_what_others_read() {
     });
 }
 
+/// Takes a blob out of the index in one way or another, while it is read and fetched again.
+fn takes_away(how: fn(&Stage)) {
+    let stage = Stage::new();
+    stage.download(1);
+    together(
+        &stage,
+        vec![
+            Box::new(how),
+            Box::new(|stage| stage.download(1)),
+            Box::new(|stage| stage.read(1)),
+            Box::new(|stage| stage.download(2)),
+        ],
+    );
+}
+
 #[test]
 fn a_blob_comes_back_while_it_is_removed() {
-    explore(|| {
-        let stage = Stage::new();
-        stage.download(1);
-        together(
-            &stage,
-            vec![
-                Box::new(|stage| stage.blobs.space.remove(&[digest(1)]).unwrap()),
-                Box::new(|stage| stage.download(1)),
-                Box::new(|stage| stage.read(1)),
-                Box::new(|stage| stage.download(2)),
-            ],
-        );
-    });
+    explore(|| takes_away(|stage| stage.blobs.space.remove(&[digest(1)]).unwrap()));
 }
 
 #[test]
 fn a_blob_is_condemned_while_it_is_read_and_fetched_again() {
+    explore(|| takes_away(|stage| stage.blobs.space.quarantine(digest(1)).unwrap()));
+}
+
+#[test]
+fn a_blob_that_comes_while_the_pins_are_worked_out_is_pinned() {
     explore(|| {
         let stage = Stage::new();
-        stage.download(1);
+        image(&stage.blobs, "library/nginx", "1", digest(1));
+        stage.blobs.pin(patterns("nginx:1"));
+        let refresh = |stage: &Stage| stage.blobs.space.pins.refresh(&stage.index).unwrap();
         together(
             &stage,
-            vec![
-                Box::new(|stage| stage.blobs.space.quarantine(digest(1)).unwrap()),
-                Box::new(|stage| stage.download(1)),
-                Box::new(|stage| stage.read(1)),
-                Box::new(|stage| stage.download(2)),
-            ],
+            vec![Box::new(refresh), Box::new(|stage| stage.download(1))],
         );
+        // As it is done before anything is evicted.
+        refresh(&stage);
+        assert_eq!(stage.index.usage().unwrap().pinned, SIZE as u64);
     });
 }

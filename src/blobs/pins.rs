@@ -80,9 +80,9 @@ impl Pins {
         }
         let pinned = below(index, roots)?;
         let digests: Vec<_> = pinned.iter().copied().collect();
-        index.pin_blobs(&digests)?;
+        // Before the rows are marked: a blob that is stored after that has to be known here as one to be pinned.
         *lock(&self.pinned) = pinned;
-        Ok(())
+        index.pin_blobs(&digests)
     }
 
     /// The manifests that matching tags name.

@@ -18,7 +18,7 @@ use super::pins::Pins;
 use crate::index::{Index, IndexError};
 use crate::oci::Digest;
 use crate::store::{Store, StoreError};
-use crate::sys::fs::Disk;
+use crate::sys::fs::{Disk, DiskSpace};
 use crate::sys::sync::{Mutex, MutexGuard};
 
 /// What directories take, and what the index may grow by between two looks at it: at most so much, and at most a
@@ -165,13 +165,9 @@ impl Space {
 
     /// How many bytes have to go before `bytes` more fit.
     fn short_of(&self, bytes: u64) -> Result<u64, ReserveError> {
-        let unknown = |source| ReserveError::Unknown {
-            path: self.directory.clone(),
-            source,
-        };
         // First of all: what becomes of a reservation meanwhile, a row or bytes on the disk, then counts twice, not never.
         let (beside, unwritten) = self.state().set_aside();
-        let disk = self.disk.space(&self.directory).map_err(unknown)?;
+        let disk = self.disk_space()?;
         let cap = self.limits.max_size.of(disk.total);
         let margin = MARGIN.min(cap / 16);
         let fixed = self.index_bytes().saturating_add(margin);
@@ -188,6 +184,14 @@ impl Space {
             .saturating_add(margin)
             .saturating_add(self.limits.min_free.of(disk.total));
         Ok(over_cap.max(wanted.saturating_sub(disk.available)))
+    }
+
+    fn disk_space(&self) -> Result<DiskSpace, ReserveError> {
+        let unknown = |source| ReserveError::Unknown {
+            path: self.directory.clone(),
+            source,
+        };
+        self.disk.space(&self.directory).map_err(unknown)
     }
 
     fn index_bytes(&self) -> u64 {
@@ -228,10 +232,10 @@ impl Space {
                 }
             }
         }
-        if !chosen.is_empty() {
-            self.remove_chosen(&chosen)?;
+        if chosen.is_empty() {
+            return Ok(false);
         }
-        Ok(!chosen.is_empty())
+        self.remove_chosen(&chosen).map(|()| true)
     }
 
     /// Takes blobs out of the index, then their files off the disk. A process that dies in between leaves a note.
@@ -278,10 +282,7 @@ impl Space {
 
     /// Under the lock that [`publish`](Self::publish) holds: a blob that came back in the meantime keeps its file.
     fn unlink_one(&self, digest: Digest) -> Result<Result<(), StoreError>, IndexError> {
-        let _no_commit = self
-            .publishing
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let _no_commit = self.no_commit();
         if self.index.blob(digest)?.is_some() {
             return Ok(Ok(()));
         }
@@ -299,10 +300,7 @@ impl Space {
     /// Takes a damaged blob out of the index and its file aside, where nobody is served from it.
     pub(super) fn quarantine(&self, digest: Digest) -> Result<(), BlobsError> {
         let _one_at_a_time = self.one_at_a_time();
-        let _no_commit = self
-            .publishing
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let _no_commit = self.no_commit();
         let size = self.size_of(digest)?;
         self.index.doom(&[digest])?;
         self.sizes.invalidate(&digest);
@@ -336,10 +334,7 @@ impl Space {
     }
 
     fn remove_quarantined(&self) -> Result<(), StoreError> {
-        let _no_commit = self
-            .publishing
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let _no_commit = self.no_commit();
         for (digest, size) in self.store.quarantined()? {
             self.store.remove_quarantined(digest)?;
             let mut state = self.state();
@@ -357,11 +352,14 @@ impl Space {
 
     /// Runs `commit` while no file is being removed.
     pub(super) fn publish<T>(&self, commit: impl FnOnce() -> T) -> T {
-        let _no_removal = self
-            .publishing
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let _no_removal = self.no_commit();
         commit()
+    }
+
+    fn no_commit(&self) -> MutexGuard<'_, ()> {
+        self.publishing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes a reader of a blob until the guard goes.
@@ -410,11 +408,7 @@ impl Space {
 
     /// What the cache takes now, and what it may take, in bytes.
     pub(super) fn figures(&self) -> Result<(u64, u64), ReserveError> {
-        let unknown = |source| ReserveError::Unknown {
-            path: self.directory.clone(),
-            source,
-        };
-        let total = self.disk.space(&self.directory).map_err(unknown)?.total;
+        let total = self.disk_space()?.total;
         let (beside, _) = self.state().set_aside();
         let held = beside.saturating_add(self.index.usage()?.bytes);
         Ok((

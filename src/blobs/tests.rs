@@ -4,7 +4,7 @@
     reason = "small numbers, and files damaged behind the door's back"
 )]
 
-mod pins;
+pub(super) mod pins;
 mod upkeep;
 
 use std::path::{Path, PathBuf};
@@ -140,6 +140,66 @@ async fn what_was_committed_is_read_back_also_after_reopening() {
             .unwrap();
         assert_eq!(read, content[start..end], "{start}..{end}");
     }
+}
+
+/// A file of which the page cache holds nothing; counts what it is asked for.
+#[derive(Debug)]
+struct ColdFile {
+    inner: Arc<dyn DiskFile>,
+    read: Mutex<Vec<u64>>,
+}
+
+impl DiskFile for ColdFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<usize> {
+        self.read.lock().unwrap().push(offset);
+        self.inner.read_at(buffer, offset)
+    }
+
+    fn read_cached_at(&self, _: &mut [u8], _: u64) -> std::io::Result<usize> {
+        Err(std::io::ErrorKind::WouldBlock.into())
+    }
+
+    fn write_all_at(&self, data: &[u8], offset: u64) -> std::io::Result<()> {
+        self.inner.write_all_at(data, offset)
+    }
+
+    fn sync(&self) -> std::io::Result<()> {
+        self.inner.sync()
+    }
+
+    fn size(&self) -> std::io::Result<u64> {
+        self.inner.size()
+    }
+}
+
+#[tokio::test]
+async fn where_the_disk_is_waited_for_one_chunk_is_read_ahead_and_none_twice() {
+    let fixture = Fixture::new();
+    let blobs = fixture.open();
+    let content: Vec<u8> = (0..4 * CHUNK + 17).map(|n| (n % 251) as u8).collect();
+    keep(&blobs, &content).await.unwrap();
+    let mut blob = held(&blobs, &content).await;
+    let cold = Arc::new(ColdFile {
+        inner: Arc::clone(&blob.file),
+        read: Mutex::default(),
+    });
+    blob.file = Arc::<ColdFile>::clone(&cold);
+    let span = whole(&blob);
+    let mut body = FileBody::new(blob, span);
+    let first = std::future::poll_fn(|cx| Pin::new(&mut body).poll_chunk(cx)).await;
+    let first = first.unwrap().unwrap();
+    while cold.read.lock().unwrap().len() < 2 {
+        tokio::task::yield_now().await;
+    }
+    let rest = collect_body(body).await.unwrap();
+    assert_eq!([&first[..], &rest].concat(), content);
+    // Whatever the pool lends, each read begins where the one before it ended.
+    let read = cold.read.lock().unwrap();
+    assert!(
+        read.is_sorted() && read.windows(2).all(|two| two[0] < two[1]),
+        "{read:?}"
+    );
+    assert_eq!((read[0], read[1]), (0, first.len() as u64));
 }
 
 #[tokio::test]

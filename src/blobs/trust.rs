@@ -1,4 +1,4 @@
-//! Blobs of before a power cut: verified by their first read, and trusted from then on.
+//! Blobs of an earlier epoch: verified by their first read, and trusted from then on.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::sys::tasks;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Trust {
     Verified,
-    /// The machine lost power since.
+    /// The machine was started anew since, and may have lost power.
     Unverified,
 }
 
@@ -61,9 +61,14 @@ impl Blobs {
         let read = read::hash(&*held.file, &mut hasher, 0, held.size);
         let right = read.is_ok() && hasher.finish() == digest;
         if right {
-            info!(%digest, size = held.size, "a blob of before the last power cut was verified");
-            self.index.confirm_blob(digest, self.noted_epoch()?)?;
+            info!(%digest, size = held.size, "a blob of before the machine was started was verified");
+            self.confirm(digest)?;
         }
         Ok(right)
+    }
+
+    /// Notes that a blob was found right. Blocks.
+    pub(super) fn confirm(&self, digest: Digest) -> Result<(), IndexError> {
+        self.index.confirm_blob(digest, self.noted_epoch()?)
     }
 }

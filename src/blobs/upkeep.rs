@@ -140,8 +140,7 @@ impl Blobs {
                 clock::sleep(RETRY.min(period)).await;
             }
         };
-        let (scrubbing, closing) = (pin!(scrubbing), pin!(closing));
-        futures_util::future::select(scrubbing, closing).await;
+        tasks::until(closing, scrubbing).await;
     }
 
     /// Goes on with the scrub to the end of its pass, or begins a new one if `period` is over since the last began.
@@ -202,8 +201,7 @@ impl Blobs {
                 .await;
         } else if trust == Trust::Unverified {
             let this = self.clone();
-            let confirm = move || this.index.confirm_blob(digest, this.noted_epoch()?);
-            tasks::blocking(confirm).await?;
+            tasks::blocking(move || this.confirm(digest)).await?;
         }
         Ok(())
     }
@@ -234,7 +232,7 @@ impl Blobs {
         }
     }
 
-    /// After a power cut, removes the files whose rows were lost with it, until `closing`.
+    /// In a new epoch, removes the files whose rows a power cut has taken, until `closing`.
     pub async fn tidy_up(self, closing: impl Future<Output = ()>) {
         if !self.current().is_new {
             return;
@@ -244,8 +242,7 @@ impl Blobs {
                 warn!(%error, "files that the index does not know stay until the next scrub");
             }
         };
-        let (removing, closing) = (pin!(removing), pin!(closing));
-        futures_util::future::select(removing, closing).await;
+        tasks::until(closing, removing).await;
     }
 
     /// Removes files that no row knows: a power cut may lose the row of a blob and keep its file.

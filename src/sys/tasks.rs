@@ -1,8 +1,10 @@
 //! Tasks that have an owner: each is counted, told when the process closes, and drained within a limit.
 
 use std::fmt;
+use std::pin::pin;
 use std::time::Duration;
 
+use futures_util::future;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tokio_util::task::TaskTracker;
@@ -88,6 +90,12 @@ impl fmt::Debug for Tasks {
 /// Runs `work` on the blocking pool: disk access, hashing, SQL. A panic in `work` continues in the caller.
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     begin_blocking(work).await
+}
+
+/// Does `work` until `closing`; what is left of it then is dropped.
+pub async fn until(closing: impl Future<Output = ()>, work: impl Future) {
+    let (closing, work) = (pin!(closing), pin!(work));
+    future::select(work, closing).await;
 }
 
 /// Begins `work` on the blocking pool now, before anybody waits for it. A panic in `work` continues in whoever waits.

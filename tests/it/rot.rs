@@ -41,49 +41,68 @@ fn assert_outcome(answer: &Response, bytes: &[u8], expected: &str) {
     assert_eq!(found, format!("{expected}; upstream=docker.io"));
 }
 
-#[tokio::test]
-async fn a_flipped_bit_cuts_the_pull_and_the_next_one_fetches_the_blob_again() {
-    for at in [0, LENGTH / 2, LENGTH - 1] {
+/// A mirror that holds a blob, and has asked its upstream nothing since.
+struct Warm {
+    hub: FakeHub,
+    mirror: TestMirror,
+    digest: String,
+    bytes: Bytes,
+}
+
+impl Warm {
+    async fn new() -> Self {
         let hub = FakeHub::start().await;
         let mirror = TestMirror::start(&hub).await;
         let (digest, bytes) = publish(&hub);
         mirror.blob(NGINX, &digest).await;
         mirror.wait_until_cached(&digest).await;
         hub.take_summary();
-        let file = file_of(mirror.data(), &digest);
-        let mut damaged = bytes.to_vec();
-        damaged[at] ^= 1;
-        std::fs::write(&file, &damaged).unwrap();
+        Self {
+            hub,
+            mirror,
+            digest,
+            bytes,
+        }
+    }
 
-        let answer = mirror.blob(NGINX, &digest).await;
+    fn file(&self) -> PathBuf {
+        file_of(self.mirror.data(), &self.digest)
+    }
+
+    async fn pull(&self) -> Response {
+        self.mirror.blob(NGINX, &self.digest).await
+    }
+}
+
+#[tokio::test]
+async fn a_flipped_bit_cuts_the_pull_and_the_next_one_fetches_the_blob_again() {
+    for at in [0, LENGTH / 2, LENGTH - 1] {
+        let warm = Warm::new().await;
+        let mut damaged = warm.bytes.to_vec();
+        damaged[at] ^= 1;
+        std::fs::write(warm.file(), &damaged).unwrap();
+
+        let answer = warm.pull().await;
         assert_ne!(answer.end, End::Complete, "byte {at}");
         assert!(answer.body.len() < LENGTH);
-        assert_eq!(hub.take_summary(), [""; 0]);
-        assert!(!file.exists());
-        let aside = files(&mirror.data().join("quarantine"));
+        assert_eq!(warm.hub.take_summary(), [""; 0]);
+        assert!(!warm.file().exists());
+        let aside = files(&warm.mirror.data().join("quarantine"));
         assert_eq!(std::fs::read(&aside[0]).unwrap(), damaged);
 
-        let answer = mirror.blob(NGINX, &digest).await;
-        assert_outcome(&answer, &bytes, "miss; reason=absent");
-        assert_eq!(hub.take_summary(), FETCHED);
-        mirror.wait_until_cached(&digest).await;
-        assert_outcome(&mirror.blob(NGINX, &digest).await, &bytes, "hit");
+        assert_outcome(&warm.pull().await, &warm.bytes, "miss; reason=absent");
+        assert_eq!(warm.hub.take_summary(), FETCHED);
+        warm.mirror.wait_until_cached(&warm.digest).await;
+        assert_outcome(&warm.pull().await, &warm.bytes, "hit");
     }
 }
 
 #[tokio::test]
 async fn a_truncated_file_is_fetched_again_at_once() {
-    let hub = FakeHub::start().await;
-    let mirror = TestMirror::start(&hub).await;
-    let (digest, bytes) = publish(&hub);
-    mirror.blob(NGINX, &digest).await;
-    mirror.wait_until_cached(&digest).await;
-    hub.take_summary();
-    let file = file_of(mirror.data(), &digest);
-    std::fs::write(&file, &bytes[..LENGTH - 1]).unwrap();
-    let answer = mirror.blob(NGINX, &digest).await;
-    assert_outcome(&answer, &bytes, "miss; reason=lost");
-    assert_eq!(hub.take_summary(), FETCHED);
+    let warm = Warm::new().await;
+    std::fs::write(warm.file(), &warm.bytes[..LENGTH - 1]).unwrap();
+    assert_outcome(&warm.pull().await, &warm.bytes, "miss; reason=lost");
+    assert_eq!(warm.hub.take_summary(), FETCHED);
 }
 
 /// Makes the directory look as if the machine had lost power since.

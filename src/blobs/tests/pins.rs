@@ -43,7 +43,7 @@ fn arrive(
 }
 
 /// An image of one layer behind an index, tagged.
-fn image(blobs: &Blobs, name: &str, tag: &str, layer: Digest) {
+pub(in crate::blobs) fn image(blobs: &Blobs, name: &str, tag: &str, layer: Digest) {
     let key = repository(name);
     let config = descriptor("application/vnd.oci.image.config.v1+json", digest(b"{}"), 2);
     let layer = descriptor("application/vnd.oci.image.layer.v1.tar", layer, MIB);
@@ -56,7 +56,7 @@ fn image(blobs: &Blobs, name: &str, tag: &str, layer: Digest) {
     arrive(blobs, &key, INDEX, &text, Some(tag));
 }
 
-fn patterns(text: &str) -> ImagePatterns {
+pub(in crate::blobs) fn patterns(text: &str) -> ImagePatterns {
     ImagePatterns::parse([text]).unwrap()
 }
 
