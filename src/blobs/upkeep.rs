@@ -284,31 +284,19 @@ impl Blobs {
     }
 }
 
-/// `<milliseconds> begun`, `<milliseconds> <digest>` or `<milliseconds> done`.
+/// `<milliseconds> <digest>`, or `<milliseconds> done` at the end of a pass.
 fn format(place: Place) -> String {
     let began = place.began.as_millis();
     match place.after {
-        _ if place.done => format!("{began} done"),
-        None => format!("{began} begun"),
         Some(digest) => format!("{began} {digest}"),
+        None => format!("{began} done"),
     }
 }
 
 fn parse(text: &str) -> Option<Place> {
     let (began, rest) = text.split_once(' ')?;
-    let place = Place {
-        began: Timestamp::from_millis(began.parse().ok()?),
-        ..Place::default()
-    };
-    Some(match rest {
-        "begun" => place,
-        "done" => Place {
-            done: true,
-            ..place
-        },
-        digest => Place {
-            after: Some(digest.parse().ok()?),
-            ..place
-        },
-    })
+    let done = rest == "done";
+    let after = (!done).then(|| rest.parse()).transpose().ok()?;
+    let began = Timestamp::from_millis(began.parse().ok()?);
+    Some(Place { began, after, done })
 }
