@@ -3,6 +3,8 @@
 //! Every kind of repository (proxy, hosted, group) is a [`Registry`]; the HTTP floor knows no other. Each answer
 //! carries an [`Outcome`], the one list of decisions that becomes response header, log field and metric label.
 
+mod memo;
+
 use std::fmt;
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -16,6 +18,8 @@ use futures_util::future::BoxFuture;
 use crate::oci::digest::Digest;
 use crate::oci::name::{Reference, RepositoryName};
 use crate::oci::range::{ByteRange, Span};
+
+pub use memo::{MEMO_LIMIT, Memo, MemoError, Noted, Topic};
 
 /// Who asks, from where, and under which request id.
 #[derive(Clone, Debug)]
@@ -62,6 +66,10 @@ pub enum StaleReason {
     UpstreamError,
     /// The upstream refused access.
     Denied,
+    /// The upstream no longer has it.
+    Deleted,
+    /// No upstream is asked: the configuration says so.
+    Offline,
 }
 
 /// Why the cache could not answer.
@@ -158,6 +166,8 @@ impl StaleReason {
             Self::Unreachable => "unreachable",
             Self::UpstreamError => "upstream_error",
             Self::Denied => "denied",
+            Self::Deleted => "deleted",
+            Self::Offline => "offline",
         }
     }
 }

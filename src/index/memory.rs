@@ -1,6 +1,6 @@
 //! An index in memory, for simulations: a power cut loses its newest transactions, a kill loses none.
 //!
-//! It does what [`SqliteIndex`](super::SqliteIndex) does, except that it keeps any number of lists.
+//! It does what [`SqliteIndex`](super::SqliteIndex) does, except that it keeps any number of lists and facts.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -15,6 +15,7 @@ use super::{
     RepositoryKey, TagRecord, Usage, Victim, Walked, WalkedTag,
 };
 use crate::oci::{Digest, Tag};
+use crate::registry::{Memo, MemoError, Noted, Topic};
 use crate::sys::clock::Timestamp;
 use crate::sys::fs::Power;
 use crate::sys::sync::{Mutex, MutexGuard};
@@ -55,6 +56,7 @@ struct Facts {
     members: HashMap<(RepositoryKey, Digest), Membership>,
     lists: HashMap<(RepositoryKey, String), ListRecord>,
     notes: BTreeMap<String, String>,
+    memos: BTreeMap<(Topic, String), Noted>,
 }
 
 #[derive(Clone, Copy)]
@@ -181,6 +183,22 @@ impl MemoryIndex {
         transaction(&mut journal.facts);
         journal.transactions.push(Arc::new(transaction));
         Ok(())
+    }
+}
+
+impl Memo for MemoryIndex {
+    fn recall(&self, topic: Topic, key: &str) -> Result<Option<Noted>, MemoError> {
+        Ok(self.read(|facts| facts.memos.get(&(topic, key.to_owned())).cloned())?)
+    }
+
+    fn remember(&self, topic: Topic, key: &str, noted: &Noted) -> Result<(), MemoError> {
+        let (key, noted) = ((topic, key.to_owned()), noted.clone());
+        Ok(self.write(move |facts| drop(facts.memos.insert(key.clone(), noted.clone())))?)
+    }
+
+    fn forget(&self, topic: Topic, key: &str) -> Result<(), MemoError> {
+        let key = (topic, key.to_owned());
+        Ok(self.write(move |facts| drop(facts.memos.remove(&key)))?)
     }
 }
 

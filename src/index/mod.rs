@@ -17,6 +17,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::oci::{Checksum, Digest, RepositoryName, Tag};
+use crate::registry::Memo;
 use crate::sys::clock::Timestamp;
 
 #[cfg(test)]
@@ -147,7 +148,7 @@ pub struct ListRecord {
 }
 
 /// Keeps facts. Every call blocks.
-pub trait Index: Debug + Send + Sync {
+pub trait Index: Memo + Debug + Send + Sync {
     /// The blob of this digest, if it is held.
     fn blob(&self, digest: Digest) -> Result<Option<BlobRecord>, IndexError>;
 

@@ -8,7 +8,8 @@ use rusqlite::{Connection, MAIN_DB, OptionalExtension as _, params};
 use crate::sys::fs::{Disk as _, OsDisk};
 
 /// The migrations in order: the n-th leads from schema n to schema n + 1. Never edit one that was released.
-pub(super) const MIGRATIONS: &[&str] = &["
+pub(super) const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE repository (
         id INTEGER PRIMARY KEY,
@@ -75,7 +76,18 @@ pub(super) const MIGRATIONS: &[&str] = &["
         PRIMARY KEY (repository, key)
     );
     CREATE INDEX list_by_age ON list (fetched);
-"];
+",
+    "
+    CREATE TABLE memo (
+        topic TEXT NOT NULL,
+        key TEXT NOT NULL,
+        value TEXT NOT NULL,
+        noted INTEGER NOT NULL,
+        PRIMARY KEY (topic, key)
+    ) WITHOUT ROWID;
+    CREATE INDEX memo_by_age ON memo (topic, noted);
+",
+];
 
 const CURRENT: &str = env!("CARGO_PKG_VERSION");
 

@@ -3,6 +3,7 @@
 //! A statement that changes nothing is not executed: writing costs the write-ahead log, and a warm pull must not.
 
 mod blob;
+mod memo;
 
 use std::error::Error;
 use std::path::{Path, PathBuf};

@@ -7,6 +7,7 @@ use super::{
     RepositoryKey, TagRecord, Usage, Victim, Walked, WalkedTag,
 };
 use crate::oci::{Algorithm, Checksum, Digest};
+use crate::registry::{Noted, Topic};
 use crate::sys::clock::Timestamp;
 
 /// Runs the suite; `open` opens the same, at first empty, index anew.
@@ -24,6 +25,7 @@ pub(crate) fn run<I: Index>(open: &dyn Fn() -> I) {
     a_walk_sees_every_blob_once(&open());
     a_walk_sees_every_tag_once(&open());
     notes_are_replaced(open);
+    facts_are_kept_by_topic(open);
     a_confirmed_blob_is_of_the_newer_epoch(&open());
     demotion_makes_room_among_the_protected(&open());
     the_doomed_stay_noted_until_buried(open);
@@ -350,6 +352,30 @@ fn notes_are_replaced<I: Index>(open: &dyn Fn() -> I) {
     open().set_notes(&[("b", "3")]).unwrap();
     assert_eq!(open().note("a").unwrap().as_deref(), Some("1"));
     assert_eq!(open().note("b").unwrap().as_deref(), Some("3"));
+}
+
+fn facts_are_kept_by_topic<I: Index>(open: &dyn Fn() -> I) {
+    let noted = |value: &str, time| Noted {
+        value: value.to_owned(),
+        at: at(time),
+    };
+    assert_eq!(open().recall(Topic::Negative, "a").unwrap(), None);
+    open()
+        .remember(Topic::Negative, "a", &noted("1", 5))
+        .unwrap();
+    open()
+        .remember(Topic::Visibility, "a", &noted("2", 6))
+        .unwrap();
+    open()
+        .remember(Topic::Negative, "a", &noted("3", 4))
+        .unwrap();
+    let recalled = |topic| open().recall(topic, "a").unwrap();
+    assert_eq!(recalled(Topic::Negative), Some(noted("3", 4)));
+    assert_eq!(recalled(Topic::Visibility), Some(noted("2", 6)));
+    open().forget(Topic::Negative, "a").unwrap();
+    open().forget(Topic::Negative, "a").unwrap();
+    assert_eq!(recalled(Topic::Negative), None);
+    assert_eq!(recalled(Topic::Visibility), Some(noted("2", 6)));
 }
 
 fn a_confirmed_blob_is_of_the_newer_epoch(index: &impl Index) {

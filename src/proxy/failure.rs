@@ -83,15 +83,7 @@ impl Failure {
         let Self::Upstream(error) = self else {
             return StaleReason::UpstreamError;
         };
-        match **error {
-            UpstreamError::RateLimited { .. } => StaleReason::RateLimited,
-            UpstreamError::Unreachable { phase, .. } if is_timeout(phase) => StaleReason::Timeout,
-            UpstreamError::Unreachable { .. } => StaleReason::Unreachable,
-            UpstreamError::Denied { .. } | UpstreamError::CredentialsRefused { .. } => {
-                StaleReason::Denied
-            }
-            _ => StaleReason::UpstreamError,
-        }
+        stale_reason(error)
     }
 
     /// What the client is told when there is no copy.
@@ -139,6 +131,20 @@ impl Wanted<'_> {
     }
 }
 
+fn stale_reason(error: &UpstreamError) -> StaleReason {
+    match error {
+        UpstreamError::RateLimited { .. } => StaleReason::RateLimited,
+        UpstreamError::Unreachable { phase, .. } if is_timeout(*phase) => StaleReason::Timeout,
+        UpstreamError::Unreachable { .. } => StaleReason::Unreachable,
+        UpstreamError::Denied { .. } | UpstreamError::CredentialsRefused { .. } => {
+            StaleReason::Denied
+        }
+        UpstreamError::Suspended { cause, .. } => stale_reason(cause),
+        UpstreamError::Offline { .. } => StaleReason::Offline,
+        _ => StaleReason::UpstreamError,
+    }
+}
+
 fn is_timeout(phase: Phase) -> bool {
     matches!(phase, Phase::FirstByte | Phase::Stall | Phase::Slot)
 }
@@ -146,7 +152,10 @@ fn is_timeout(phase: Phase) -> bool {
 fn from_upstream(error: &UpstreamError, wanted: Wanted<'_>) -> RegistryError {
     let message = error.to_string();
     match error {
-        UpstreamError::NotFound { .. } | UpstreamError::Denied { .. } => wanted.unknown(),
+        UpstreamError::NotFound { .. }
+        | UpstreamError::Denied { .. }
+        | UpstreamError::Offline { .. } => wanted.unknown(),
+        UpstreamError::Suspended { cause, .. } => from_upstream(cause, wanted),
         UpstreamError::RateLimited { retry_after, .. } => RegistryError::RateLimited {
             message: format!("{message}, and no copy is held here; try again later"),
             retry_after: *retry_after,

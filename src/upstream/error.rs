@@ -1,5 +1,6 @@
 //! Why an upstream could not answer, in terms of what the caller can do about it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How far a request came before it failed.
@@ -72,6 +73,20 @@ pub enum UpstreamError {
         host: String,
         /// The status, 5xx as a rule; 416 when there is nothing at the offset asked for.
         status: u16,
+    },
+    /// Nothing was asked: this host has just failed, and is being probed. Passing.
+    #[error("{host} is not asked for now: {cause}")]
+    Suspended {
+        /// The host that would have been asked.
+        host: String,
+        /// What it failed with.
+        cause: Arc<Self>,
+    },
+    /// Nothing was asked: the configuration says that no upstream is. Final.
+    #[error("{host} is not asked: this mirror is offline")]
+    Offline {
+        /// The host that would have been asked.
+        host: String,
     },
     /// The upstream answered with something that is not what was asked for. Not worth an immediate retry.
     #[error("{host} gave a bad answer: {reason}")]
