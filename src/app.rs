@@ -25,7 +25,7 @@ use crate::http::{
 use crate::index::{Index, IndexError, SqliteIndex};
 use crate::proxy::{self, Proxy};
 use crate::store::{FsStore, StoreError, Sync};
-use crate::sys::clock::{self, Clock};
+use crate::sys::clock::{self, Anchor, Clock, Jump, Timeline};
 use crate::sys::fs::{Disk, FileSystemKind, OsDisk, read_small};
 use crate::sys::process;
 use crate::sys::tasks::{self, Tasks};
@@ -40,6 +40,9 @@ const LANDING_TIME: Duration = Duration::from_secs(5);
 
 /// How long a use may stay unwritten.
 const USES_PERIOD: Duration = Duration::from_secs(10);
+
+/// The note of the timeline's anchor.
+const TIMELINE: &str = "timeline";
 
 /// A mirror that is bound and ready, and serves nobody yet.
 pub struct App {
@@ -158,17 +161,19 @@ impl App {
         report_file_system(Arc::clone(&disk), dir).await;
         let directory = DataDirectory::open(&*disk, dir, wait).await?;
         let index: Arc<dyn Index> = Arc::new(SqliteIndex::open(&directory.index())?);
+        let boot = process::boot();
+        let timeline = timeline(&*index, &clock, boot.as_deref())?;
         let store = FsStore::open(Arc::clone(&disk), dir, sync(settings.storage.fsync))?;
         let blobs = Blobs::new(
             Arc::clone(&disk),
             dir,
             Arc::new(store),
             Arc::clone(&index),
-            Arc::clone(&clock),
+            Arc::clone(&timeline),
             settings.cache.limits,
         );
         blobs.pin(settings.cache.pin.clone());
-        let swept = blobs.recover(process::boot().as_deref()).await?;
+        let swept = blobs.recover(boot.as_deref()).await?;
         if swept > 0 {
             info!(swept, "unfinished downloads of an earlier run were removed");
         }
@@ -177,13 +182,13 @@ impl App {
         tend(&blobs, &tasks, &settings.cache);
         let fetch = Fetch::new(blobs.clone(), tasks.clone(), fetch_settings(settings));
         let (name, upstream) = default_upstream(settings);
-        let client = open_upstream(&*disk, &name, &upstream, &clock, &tasks)?;
+        let client = open_upstream(&*disk, &name, &upstream, &timeline, &tasks)?;
         let parts = proxy::Parts {
             upstream: client.clone(),
             index,
             blobs,
             fetch: fetch.clone(),
-            clock: Arc::clone(&clock),
+            clock: timeline,
             tasks: tasks.clone(),
         };
         let proxy = Proxy::new(parts, proxy_settings(settings, &upstream));
@@ -234,6 +239,30 @@ impl fmt::Debug for App {
             .field("directory", &self.directory)
             .finish_non_exhaustive()
     }
+}
+
+/// Time as ages are measured by, gone on from what the last process noted, whatever the clock was set to since.
+fn timeline(
+    index: &dyn Index,
+    clock: &Arc<dyn Clock>,
+    boot: Option<&str>,
+) -> Result<Arc<dyn Clock>, IndexError> {
+    let noted = index.note(TIMELINE)?;
+    let last: Option<Anchor> = noted.and_then(|noted| noted.parse().ok());
+    let timeline = Timeline::resume(Arc::clone(clock), boot, last.as_ref());
+    match timeline.jump() {
+        Some(jump @ (Jump::Ahead(by) | Jump::Behind(by))) => {
+            let by = humantime::format_duration(Duration::from_secs(by.as_secs()));
+            warn!(?jump, %by, "the clock was set; what is cached keeps its age");
+        }
+        None => {}
+    }
+    if let Some(anchor) = timeline.anchor(boot)
+        && let Err(error) = index.set_notes(&[(TIMELINE, &anchor.to_string())])
+    {
+        warn!(%error, "a clock that is set before the next start will not be noticed");
+    }
+    Ok(Arc::new(timeline))
 }
 
 /// Starts what is done to blobs in the background.

@@ -1,14 +1,18 @@
 //! Time: what the clocks say, and waiting.
 //!
-//! Two clocks, for two questions. The wall clock may jump, survives a restart and dates what is stored. The
-//! monotonic clock never goes back and measures how long something takes. Timers follow tokio's clock, which a
-//! test may pause.
+//! Clocks for different questions. The wall clock may jump, survives a restart and dates what is stored. The
+//! monotonic clock never goes back and measures how long something takes. A [`Timeline`] joins the two for ages that
+//! outlive a process. Timers follow tokio's clock, which a test may pause.
+
+mod timeline;
 
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use rustix::time::{ClockId, clock_gettime};
+pub use timeline::{Anchor, InvalidAnchor, Jump, Timeline};
 pub use tokio::time::error::Elapsed;
 
 /// A point in wall-clock time, in milliseconds since the Unix epoch.
@@ -26,6 +30,13 @@ impl Timestamp {
         self.0
     }
 
+    /// The timestamp `duration` later.
+    #[must_use]
+    pub fn later(self, duration: Duration) -> Self {
+        let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_add(millis))
+    }
+
     /// How long ago `earlier` was, or `None` when `earlier` lies in the future (the clock was set back).
     pub fn since(self, earlier: Self) -> Option<Duration> {
         self.0.checked_sub(earlier.0).map(Duration::from_millis)
@@ -39,6 +50,9 @@ pub trait Clock: Debug + Send + Sync {
 
     /// Time since the clock was made; never goes back.
     fn monotonic(&self) -> Duration;
+
+    /// Time since the machine was started, its sleep included; never goes back while it runs.
+    fn uptime(&self) -> Duration;
 }
 
 /// The machine's own clocks.
@@ -74,6 +88,13 @@ impl Clock for SystemClock {
 
     fn monotonic(&self) -> Duration {
         self.started.elapsed()
+    }
+
+    fn uptime(&self) -> Duration {
+        let time = clock_gettime(ClockId::Boottime);
+        let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+        let nanos = u32::try_from(time.tv_nsec).unwrap_or_default();
+        Duration::new(seconds, nanos)
     }
 }
 
@@ -114,6 +135,11 @@ impl Clock for ManualClock {
     fn monotonic(&self) -> Duration {
         Duration::from_millis(self.monotonic.load(Ordering::SeqCst))
     }
+
+    /// As if the machine had been started with the clock.
+    fn uptime(&self) -> Duration {
+        self.monotonic()
+    }
 }
 
 /// Waits for `duration`.
@@ -144,5 +170,13 @@ mod tests {
         clock.advance(Duration::from_secs(6));
         assert_eq!(clock.wall().since(before), Some(Duration::from_secs(2)));
         assert_eq!(clock.monotonic(), Duration::from_secs(6));
+    }
+
+    #[test]
+    fn the_machine_has_been_running() {
+        let clock = SystemClock::new();
+        let uptime = clock.uptime();
+        assert!(uptime > Duration::ZERO);
+        assert!(clock.uptime() >= uptime);
     }
 }

@@ -15,6 +15,7 @@ mod boot;
 mod cap;
 mod cli;
 mod client;
+mod clock;
 mod disk;
 mod documents;
 mod drain;
