@@ -30,7 +30,7 @@ use crate::sys::fs::{Disk, FileSystemKind, OsDisk, read_small};
 use crate::sys::process;
 use crate::sys::tasks::{self, Tasks};
 use crate::sys::telemetry::{AccessLog, TelemetryError};
-use crate::upstream::{self, Credentials, Upstream, UpstreamCollector};
+use crate::upstream::{self, Login, Upstream, UpstreamCollector};
 
 /// The largest file of certificate authorities that is read.
 const CA_LIMIT: usize = 16 * 1024 * 1024;
@@ -365,12 +365,17 @@ fn upstream_settings(
     settings: &UpstreamSettings,
     authorities: Option<Vec<u8>>,
 ) -> upstream::Settings {
+    let login = |(username, password)| Login {
+        prefix: None,
+        username,
+        password,
+    };
     let pair = settings.username.clone().zip(settings.password.clone());
     upstream::Settings {
         name: name.into(),
         url: settings.url.clone(),
         token_url: settings.token_url.clone(),
-        credentials: pair.map(|(username, password)| Credentials { username, password }),
+        logins: pair.map(login).into_iter().collect(),
         ca: authorities.into_iter().collect(),
         timeout: settings.timeout,
         stall: settings.stall,

@@ -60,7 +60,7 @@ enum Known {
 }
 
 /// Whom the credentials may be sent to.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Trust {
     /// The registry.
     pub(super) registry: Url,
@@ -109,7 +109,7 @@ impl Trust {
     }
 }
 
-/// Authorises the requests to one registry.
+/// Authorises the requests to one registry that are made with one login, or with none.
 pub(super) struct Auth {
     trust: Trust,
     user: Option<User>,

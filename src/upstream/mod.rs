@@ -6,12 +6,14 @@
 //! needs it.
 
 mod auth;
+mod base64;
 mod blob;
 mod body;
 mod counters;
 mod error;
 mod failure;
 mod ledger;
+mod logins;
 mod metrics;
 mod redirect;
 mod refusals;
@@ -26,7 +28,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, HeaderValue, LINK};
+use http::header::LINK;
 use reqwest::Url;
 use serde::Deserialize;
 
@@ -35,7 +37,7 @@ pub use counters::{Class, Counters, Kind};
 pub use error::{Phase, UpstreamError};
 pub use ledger::Ledger;
 pub use metrics::UpstreamCollector;
-pub use settings::{BuildError, Credentials, Settings};
+pub use settings::{BuildError, Login, Settings};
 
 use crate::oci::digest::Digest;
 use crate::oci::link::next_link;
@@ -44,14 +46,14 @@ use crate::oci::media_type::{ACCEPT_MANIFESTS, MediaType};
 use crate::oci::name::{Reference, RepositoryName, Tag};
 use crate::sys::clock::Clock;
 use crate::sys::tasks::Tasks;
-use auth::{Auth, Trust};
+use auth::Trust;
 use counters::Tally;
 use ledger::RunningLedger;
-use refusals::Refusals;
+use logins::{AuthBuilder, Logins};
 use request::{Question, bad_host, content_length, media_type, not_html};
 use retry::retried;
 use settings::{base_url, endpoint_url};
-use token::{Limits, Tokens, User};
+use token::Limits;
 use transport::{Blobs, Control};
 
 /// The most bytes of one page of tags: 60,000 tags of the greatest length.
@@ -66,7 +68,9 @@ struct Inner {
     base: Url,
     control: Control,
     blobs: Blobs,
-    auth: Auth,
+    logins: Logins,
+    /// The same without logins; `None` where this is it.
+    anonymous: Option<Upstream>,
     ledger: RunningLedger,
     tally: Arc<Tally>,
     clock: Arc<dyn Clock>,
@@ -125,36 +129,46 @@ impl Upstream {
             settings.max_connections,
             Arc::clone(&tally),
         );
-        let user = settings.credentials.as_ref();
-        let user = user.and_then(|credentials| user_of(credentials, control.client(), &base));
-        let limits = Limits {
-            timeout: settings.timeout,
-            stall: settings.stall,
-            retries: settings.retries,
-        };
-        let tokens = Tokens::new(
-            control.clone(),
-            user.clone(),
-            Arc::clone(&clock),
+        let builder = AuthBuilder {
+            trust: Trust {
+                registry: base.clone(),
+                token_url,
+            },
+            service: settings.known_service(),
+            control: control.clone(),
+            clock: Arc::clone(&clock),
             tasks,
-            limits,
-        );
-        let refusals = Refusals::new(Arc::clone(&clock));
-        let trust = Trust {
-            registry: base.clone(),
-            token_url,
+            limits: Limits {
+                timeout: settings.timeout,
+                stall: settings.stall,
+                retries: settings.retries,
+            },
         };
-        let auth = Auth::new(trust, user, refusals, settings.known_service(), tokens);
-        Ok(Self(Arc::new(Inner {
+        let mut inner = Inner {
+            logins: Logins::new(&settings.logins, &builder),
             settings,
             base,
             control,
             blobs,
-            auth,
+            anonymous: None,
             ledger: RunningLedger::default(),
             tally,
             clock,
-        })))
+        };
+        inner.anonymous = Some(Self(Arc::new(inner.without(&builder))));
+        Ok(Self(Arc::new(inner)))
+    }
+
+    /// Whether `name` is asked for with credentials: what comes of it need not be for everybody.
+    pub fn has_credentials_for(&self, name: &RepositoryName) -> bool {
+        self.0.logins.has_any_for(name.as_str())
+    }
+
+    /// The same registry, asked without any credentials: what it answers is for everybody. It shares connections and
+    /// counters; its rate limit is another, and so is its ledger.
+    #[must_use]
+    pub fn anonymous(&self) -> Self {
+        self.0.anonymous.as_ref().unwrap_or(self).clone()
     }
 
     /// The registry's name as clients write it.
@@ -313,7 +327,7 @@ impl fmt::Debug for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Upstream")
             .field("settings", &self.0.settings)
-            .field("auth", &self.0.auth)
+            .field("logins", &self.0.logins)
             .finish_non_exhaustive()
     }
 }
@@ -321,6 +335,25 @@ impl fmt::Debug for Upstream {
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 impl Inner {
+    /// The same registry as nobody asks it.
+    fn without(&self, builder: &AuthBuilder) -> Self {
+        let settings = Settings {
+            logins: Vec::new(),
+            ..self.settings.clone()
+        };
+        Self {
+            logins: Logins::new(&settings.logins, builder),
+            settings,
+            base: self.base.clone(),
+            control: self.control.clone(),
+            blobs: self.blobs.clone(),
+            anonymous: None,
+            ledger: RunningLedger::default(),
+            tally: Arc::clone(&self.tally),
+            clock: Arc::clone(&self.clock),
+        }
+    }
+
     async fn head_blob(
         &self,
         name: &RepositoryName,
@@ -383,18 +416,4 @@ fn claimed(headers: &http::HeaderMap) -> Option<Digest> {
         .ok()?
         .parse()
         .ok()
-}
-
-/// The user with the header that reqwest makes of name and password.
-fn user_of(credentials: &Credentials, client: &reqwest::Client, base: &Url) -> Option<User> {
-    let password = Some(credentials.password.expose());
-    let request = client
-        .get(base.clone())
-        .basic_auth(&credentials.username, password);
-    let mut basic: HeaderValue = request.build().ok()?.headers().get(AUTHORIZATION)?.clone();
-    basic.set_sensitive(true);
-    Some(User {
-        name: credentials.username.clone(),
-        basic,
-    })
 }

@@ -168,16 +168,16 @@ impl Inner {
         question: &Question,
         deadline: &Deadline,
     ) -> Result<Answered<T::Body>, Failure> {
-        let access = self.auth.access(&question.scope, deadline).await;
+        let auth = self.logins.of(&question.scope.name);
+        let access = auth.access(&question.scope, deadline).await;
         let access = access.map_err(Failure::settled)?;
         let answered = self.follow(transport, question, &access, deadline).await?;
         if !answered.is_unauthorized() {
-            self.auth.accepted(&access);
+            auth.accepted(&access);
             return Ok(answered);
         }
         let refusal = answered.arrived.discard().await;
-        let better = self
-            .auth
+        let better = auth
             .respond(&refusal, &access, &question.scope, deadline)
             .await;
         let Some(access) = better.map_err(Failure::settled)? else {
@@ -190,10 +190,10 @@ impl Inner {
         match &access {
             Access::Basic(user) if answered.is_unauthorized() => {
                 let host = answered.arrived.discard().await.host();
-                return Err(Failure::settled(self.auth.refused(host, user)));
+                return Err(Failure::settled(auth.refused(host, user)));
             }
             _ if answered.is_unauthorized() => {}
-            access => self.auth.learn(access),
+            access => auth.learn(access),
         }
         Ok(answered)
     }

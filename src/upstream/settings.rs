@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::Uri;
 use reqwest::Url;
 
+use crate::oci::name::RepositoryName;
 use crate::sys::secret::Secret;
 
 /// The registry that names without a host mean.
@@ -22,8 +23,8 @@ pub struct Settings {
     pub url: Uri,
     /// The token endpoint that may have the credentials besides the registry's own host.
     pub token_url: Option<Uri>,
-    /// The user as whom the upstream is asked; without them it is asked anonymously.
-    pub credentials: Option<Credentials>,
+    /// As whom the upstream is asked. A repository that none of them is for is asked for anonymously.
+    pub logins: Vec<Login>,
     /// Certificate authorities that are trusted besides the system's, each one or more certificates as PEM.
     pub ca: Vec<Vec<u8>>,
     /// How long connecting and waiting for the first byte may take, all attempts of one question together.
@@ -36,9 +37,12 @@ pub struct Settings {
     pub max_connections: usize,
 }
 
-/// A user of an upstream.
+/// A user of an upstream, for all of its repositories or for some.
 #[derive(Clone, Debug)]
-pub struct Credentials {
+pub struct Login {
+    /// The first components of the repositories that it is for: `acme` is for `acme/app` and not for `acmecorp/app`.
+    /// The longest prefix that fits wins; a login without one is for the rest.
+    pub prefix: Option<RepositoryName>,
     /// The user's name.
     pub username: String,
     /// The password or personal access token.

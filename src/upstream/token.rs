@@ -16,6 +16,7 @@ use moka::sync::Cache;
 use reqwest::Url;
 use serde::Deserialize;
 
+use super::base64;
 use super::failure::Failure;
 use super::ledger::retry_after;
 use super::redirect::host_of;
@@ -26,6 +27,7 @@ use super::transport::{Arrived, Control, Deadline, Outgoing, Transport as _};
 use super::{Kind, Phase, UpstreamError};
 use crate::oci::scope::Scope;
 use crate::sys::clock::Clock;
+use crate::sys::secret::Secret;
 use crate::sys::single_flight::SingleFlight;
 use crate::sys::tasks::Tasks;
 
@@ -103,9 +105,27 @@ pub(super) struct User {
     pub(super) basic: HeaderValue,
 }
 
+impl User {
+    /// A user who proves to be `name` by `password`.
+    pub(super) fn new(name: &str, password: &Secret) -> Option<Self> {
+        Some(Self {
+            name: name.into(),
+            basic: basic(name, password)?,
+        })
+    }
+}
+
+/// The value of `Authorization` or `Proxy-Authorization` (RFC 7617), marked as not to be shown.
+pub(super) fn basic(name: &str, password: &Secret) -> Option<HeaderValue> {
+    let pair = base64::encode(format!("{name}:{}", password.expose()).as_bytes());
+    let mut value = HeaderValue::try_from(format!("Basic {pair}")).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
 type Key = (Endpoint, Scope);
 
-/// The tokens of one upstream.
+/// The tokens of one login.
 pub(super) struct Tokens {
     flights: SingleFlight<Key, Result<Token, UpstreamError>>,
     asker: Arc<Asker>,

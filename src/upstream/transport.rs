@@ -201,11 +201,6 @@ impl Control {
             tally,
         })
     }
-
-    /// The client, to build headers with.
-    pub(super) fn client(&self) -> &reqwest::Client {
-        &self.client
-    }
 }
 
 impl Transport for Control {

@@ -6,6 +6,7 @@
 mod blobs;
 mod control;
 mod credentials;
+mod logins;
 mod redirects;
 mod tls;
 mod tokens;
@@ -17,7 +18,7 @@ use mirror::oci::{Digest, Reference, RepositoryName};
 use mirror::sys::clock::{ManualClock, Timestamp};
 use mirror::sys::secret::Secret;
 use mirror::sys::tasks::Tasks;
-use mirror::upstream::{BlobBody, Credentials, Settings, Upstream, UpstreamError};
+use mirror::upstream::{BlobBody, Login, Settings, Upstream, UpstreamError};
 
 use crate::support::image::seeded_bytes;
 use crate::support::{FakeHub, Image, ImageSpec, Origin};
@@ -33,7 +34,7 @@ fn settings(hub: &FakeHub) -> Settings {
         name: "docker.io".into(),
         url: hub.registry_url().parse().unwrap(),
         token_url: Some(hub.token_url().parse().unwrap()),
-        credentials: None,
+        logins: Vec::new(),
         ca: Vec::new(),
         timeout: PATIENCE,
         stall: PATIENCE,
@@ -51,8 +52,9 @@ fn stranger(hub: &FakeHub) -> Settings {
     }
 }
 
-fn alice(password: &str) -> Credentials {
-    Credentials {
+fn alice(password: &str) -> Login {
+    Login {
+        prefix: None,
         username: "alice".into(),
         password: Secret::new(password),
     }

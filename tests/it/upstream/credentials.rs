@@ -17,7 +17,7 @@ async fn private() -> FakeHub {
 async fn a_private_image_is_pulled_with_a_token_for_its_user() {
     let hub = private().await;
     let settings = Settings {
-        credentials: Some(alice("correct")),
+        logins: vec![alice("correct")],
         ..settings(&hub)
     };
     upstream(settings)
@@ -43,7 +43,7 @@ async fn wrong_credentials_are_tried_once_a_minute() {
     let hub = private().await;
     let clock = clock();
     let settings = Settings {
-        credentials: Some(alice("hunter2")),
+        logins: vec![alice("hunter2")],
         ..settings(&hub)
     };
     let upstream = upstream_at(settings, &clock);
@@ -79,7 +79,7 @@ async fn a_foreign_realm_is_asked_without_credentials() {
     let hub = private().await;
     hub.on(Origin::Registry).fault(Fault::ForeignRealm);
     let settings = Settings {
-        credentials: Some(alice("correct")),
+        logins: vec![alice("correct")],
         ..stranger(&hub)
     };
     upstream(settings)
@@ -102,7 +102,7 @@ async fn a_configured_endpoint_is_asked_though_the_challenge_names_another() {
     let hub = private().await;
     hub.on(Origin::Registry).fault(Fault::ForeignRealm);
     let settings = Settings {
-        credentials: Some(alice("correct")),
+        logins: vec![alice("correct")],
         ..settings(&hub)
     };
     upstream(settings)
@@ -124,7 +124,7 @@ async fn a_basic_challenge_is_answered_to_the_registry_alone() {
     let basic = Fault::Challenge("Basic realm=\"registry\"".into());
     hub.on(Origin::Registry).times(1).fault(basic.clone());
     let with = Settings {
-        credentials: Some(alice("correct")),
+        logins: vec![alice("correct")],
         ..stranger(&hub)
     };
     // The hub knows no Basic and challenges again; what counts is to whom the password went.
@@ -188,7 +188,7 @@ async fn wrong_credentials_are_tried_once_a_minute_at_a_registry_without_tokens(
     hub.on(Origin::Registry).fault(basic);
     let clock = clock();
     let settings = Settings {
-        credentials: Some(alice("hunter2")),
+        logins: vec![alice("hunter2")],
         ..stranger(&hub)
     };
     let upstream = upstream_at(settings, &clock);
@@ -217,7 +217,7 @@ async fn credentials_that_a_registry_without_tokens_no_longer_accepts_are_refuse
     let accepting = hub.on(Origin::Registry).skip(1).fault(manifest);
     let clock = clock();
     let settings = Settings {
-        credentials: Some(alice("hunter2")),
+        logins: vec![alice("hunter2")],
         ..stranger(&hub)
     };
     let upstream = upstream_at(settings, &clock);

@@ -109,7 +109,7 @@ async fn a_realm_over_http_is_not_asked() {
     let realm = format!("Bearer realm=\"{}/token\"", hub.url(Origin::Plain));
     hub.on(Origin::Registry).fault(Fault::Challenge(realm));
     let settings = Settings {
-        credentials: Some(alice("correct")),
+        logins: vec![alice("correct")],
         ..stranger(&hub)
     };
     let error = trusting(&hub, settings)
@@ -133,7 +133,7 @@ async fn a_foreign_realm_over_https_is_asked_without_credentials() {
     let (hub, _) = secure().await;
     hub.on(Origin::Registry).fault(Fault::ForeignRealm);
     let settings = Settings {
-        credentials: Some(alice("correct")),
+        logins: vec![alice("correct")],
         ..stranger(&hub)
     };
     trusting(&hub, settings)

@@ -1,0 +1,140 @@
+//! As whom each repository is asked for.
+//!
+//! A login holds for the repositories below its prefix; the longest prefix wins, and a login without one is for the
+//! rest. What is learnt of a login (how it is challenged, its tokens, its refusal) belongs to that login alone: wrong
+//! credentials of one stop no other, and no token is used for a repository that another login stands for.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::auth::{Auth, Trust};
+use super::refusals::Refusals;
+use super::settings::Login;
+use super::token::{Limits, Tokens, User};
+use super::transport::Control;
+use crate::oci::name::RepositoryName;
+use crate::sys::clock::Clock;
+use crate::sys::tasks::Tasks;
+
+/// What all logins of one registry have in common.
+#[derive(Clone)]
+pub(super) struct AuthBuilder {
+    pub(super) trust: Trust,
+    /// The `service` that tokens are asked for before the registry has named one itself.
+    pub(super) service: Option<&'static str>,
+    pub(super) control: Control,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) tasks: Tasks,
+    pub(super) limits: Limits,
+}
+
+impl AuthBuilder {
+    /// Asks as `user`, or as nobody; nothing is known or kept yet.
+    fn build(&self, user: Option<User>) -> Arc<Auth> {
+        let tokens = Tokens::new(
+            self.control.clone(),
+            user.clone(),
+            Arc::clone(&self.clock),
+            self.tasks.clone(),
+            self.limits,
+        );
+        let refusals = Refusals::new(Arc::clone(&self.clock));
+        let trust = self.trust.clone();
+        Arc::new(Auth::new(trust, user, refusals, self.service, tokens))
+    }
+}
+
+/// The logins of one registry.
+pub(super) struct Logins {
+    configured: Vec<Entry>,
+    nobody: Arc<Auth>,
+}
+
+/// A login with what is known of it.
+#[derive(Clone)]
+struct Entry {
+    prefix: Option<RepositoryName>,
+    auth: Arc<Auth>,
+}
+
+impl Logins {
+    /// Asks as `logins` say, and as nobody where none of them fits.
+    pub(super) fn new(logins: &[Login], builder: &AuthBuilder) -> Self {
+        let entry = |login: &Login| Entry {
+            prefix: login.prefix.clone(),
+            auth: builder.build(User::new(&login.username, &login.password)),
+        };
+        Self {
+            configured: logins.iter().map(entry).collect(),
+            nobody: builder.build(None),
+        }
+    }
+
+    /// As whom `repository` is asked for.
+    pub(super) fn of(&self, repository: &str) -> Arc<Auth> {
+        let entry = fitting(&self.configured, repository);
+        Arc::clone(entry.map_or(&self.nobody, |entry| &entry.auth))
+    }
+
+    /// Whether `repository` is asked for with credentials.
+    pub(super) fn has_any_for(&self, repository: &str) -> bool {
+        fitting(&self.configured, repository).is_some()
+    }
+}
+
+impl fmt::Debug for Logins {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let entries = self.configured.iter();
+        f.debug_map()
+            .entries(entries.map(|entry| (&entry.prefix, &entry.auth)))
+            .finish()
+    }
+}
+
+/// The entry with the longest prefix that `repository` has; the first of those that are equally long.
+fn fitting<'a>(
+    entries: impl IntoIterator<Item = &'a Entry>,
+    repository: &str,
+) -> Option<&'a Entry> {
+    let length = |entry: &Entry| {
+        entry
+            .prefix
+            .as_ref()
+            .map_or(0, |prefix| prefix.as_str().len())
+    };
+    let fits = |entry: &&Entry| match &entry.prefix {
+        None => true,
+        Some(prefix) => is_below(prefix, repository),
+    };
+    let longer = |best: &'a Entry, next: &'a Entry| {
+        if length(next) > length(best) {
+            next
+        } else {
+            best
+        }
+    };
+    entries.into_iter().filter(fits).reduce(longer)
+}
+
+/// Whether the components of `prefix` are the first ones of `repository`.
+fn is_below(prefix: &RepositoryName, repository: &str) -> bool {
+    let rest = repository.strip_prefix(prefix.as_str());
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_components_are_a_prefix() {
+        let below = |prefix: &str, name| is_below(&prefix.parse().unwrap(), name);
+        assert!(below("acme", "acme/app"));
+        assert!(below("acme", "acme"));
+        assert!(below("acme/team", "acme/team/app"));
+        assert!(!below("acme", "acmecorp/app"));
+        assert!(!below("acme/team", "acme/app"));
+        assert!(!below("acme/team", "acme"));
+        assert!(!below("team", "acme/team"));
+    }
+}
