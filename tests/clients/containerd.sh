@@ -4,29 +4,6 @@
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 source "$(dirname "$0")/lib.sh"
 
-readonly socket=$work/containerd.sock
-
-ctr_cli() {
-    client ctr --address "$socket" "$@"
-}
-
-start_containerd() {
-    cat >"$work/containerd.toml" <<TOML
-version = 2
-root = "$work/containerd"
-state = "$work/containerd-state"
-disabled_plugins = ["io.containerd.grpc.v1.cri"]
-
-[grpc]
-address = "$socket"
-
-[ttrpc]
-address = "$socket.ttrpc"
-TOML
-    start containerd containerd --config "$work/containerd.toml"
-    wait_for "containerd starts" ctr_cli version
-}
-
 # The mirror is the namespace's server as well, so that nothing can be got elsewhere.
 write_hosts() {
     mkdir --parents "$work/hosts/docker.io"

@@ -4,29 +4,10 @@
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 source "$(dirname "$0")/lib.sh"
 
-readonly docker_host=unix://$work/docker.sock
-
-docker_cli() {
-    DOCKER_HOST=$docker_host DOCKER_CONFIG=$work/docker-config client docker "$@"
-}
-
-start_dockerd() {
-    echo "{\"registry-mirrors\": [\"http://$mirror_address\"]}" >"$work/daemon.json"
-    start dockerd dockerd \
-        --config-file "$work/daemon.json" \
-        --data-root "$work/docker" \
-        --exec-root "$work/docker-exec" \
-        --host "$docker_host" \
-        --pidfile "$work/docker.pid" \
-        --exec-opt native.cgroupdriver=cgroupfs \
-        --bridge none --iptables=false --ip6tables=false
-    wait_for "dockerd starts" docker_cli version
-}
-
 need dockerd docker containerd runc
 start_upstream
 start_mirror
-start_dockerd
+start_dockerd "http://$mirror_address"
 
 begin "pulls through the mirror"
 logged docker docker_cli pull "$image"

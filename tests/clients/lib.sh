@@ -15,7 +15,7 @@ trap 'echo "error: status $? of line $LINENO in ${BASH_SOURCE[0]##*/}: $BASH_COM
 
 readonly image=docker.io/library/nginx:latest
 readonly repository=library/nginx
-readonly layers=10
+readonly layers=${layers:-10}
 # What the image prints when it runs.
 readonly greeting="hello from mirror"
 # Seconds that any one wait, and any one client command, may take.
@@ -38,6 +38,7 @@ readonly suite
 readonly results=${CLIENTS_RESULTS:-$work/results}
 current=
 started=()
+upstream_options=()
 
 # --- Tests and their outcome ---------------------------------------------------------------------------------------
 
@@ -144,29 +145,45 @@ free_port() {
 # --- The upstream and the mirror -----------------------------------------------------------------------------------
 
 # Starts a scripted Docker Hub that holds one image of $layers layers, whose first one has a static busybox, and which
-# records what it is asked.
+# records what it is asked. $upstream_options are the hub's.
 start_upstream() {
-    start upstream "$fake_hub_binary" --port 0 --binary "$(command -v busybox)" --layers "$layers"
-    wait_for "fake hub starts" grep --quiet ^ready "$logs/upstream.log"
+    start_hub upstream "${upstream_options[@]}"
     MIRROR_UPSTREAMS__DOCKER_IO__URL=$(announced registry)
     MIRROR_UPSTREAMS__DOCKER_IO__TOKEN_URL=$(announced token)
     export MIRROR_UPSTREAMS__DOCKER_IO__URL MIRROR_UPSTREAMS__DOCKER_IO__TOKEN_URL
     upstream_record=$(announced control)
 }
 
-# One of the addresses that the fake hub prints when it starts.
+# Starts a hub whose log has that name.
+start_hub() {
+    local name=$1
+    shift
+    start "$name" "$fake_hub_binary" --port 0 --binary "$(command -v busybox)" --layers "$layers" "$@"
+    wait_for "$name starts" grep --quiet ^ready "$logs/$name.log"
+}
+
+# One of the addresses that a hub, the upstream unless another is named, prints when it starts.
 announced() {
-    awk -v name="$1" '$1 == name { print $2; exit }' "$logs/upstream.log"
+    awk -v name="$1" '$1 == name { print $2; exit }' "$logs/${2:-upstream}.log"
 }
 
 # What the upstream was asked since it last forgot, one request a line, in byte order. Digests have names here, such as
 # "amd64.layer0".
 upstream_requests() {
-    curl --silent --show-error --fail --max-time 10 "$upstream_record" | jq --raw-output '.[].line' | LC_ALL=C sort
+    requests_at "$upstream_record"
 }
 
 forget_upstream_requests() {
-    curl --silent --show-error --fail --max-time 10 --request DELETE "$upstream_record"
+    forget_requests_at "$upstream_record"
+}
+
+# What the hub with that control address was asked.
+requests_at() {
+    curl --silent --show-error --fail --max-time 10 "$1" | jq --raw-output '.[].line' | LC_ALL=C sort
+}
+
+forget_requests_at() {
+    curl --silent --show-error --fail --max-time 10 --request DELETE "$1"
 }
 
 # Starts a mirror with an empty cache at $mirror_address.
@@ -178,6 +195,53 @@ start_mirror() {
 
 mirror_is_ready() {
     curl --silent --show-error --fail --max-time 5 "http://$mirror_address/readyz"
+}
+
+# --- Clients and their daemons -------------------------------------------------------------------------------------
+
+# Starts dockerd, with the address of a mirror.
+start_dockerd() {
+    echo "{\"registry-mirrors\": [\"$1\"]}" >"$work/daemon.json"
+    start dockerd dockerd \
+        --config-file "$work/daemon.json" \
+        --data-root "$work/docker" \
+        --exec-root "$work/docker-exec" \
+        --host "unix://$work/docker.sock" \
+        --pidfile "$work/docker.pid" \
+        --exec-opt native.cgroupdriver=cgroupfs \
+        --bridge none --iptables=false --ip6tables=false
+    wait_for "dockerd starts" docker_cli version
+}
+
+docker_cli() {
+    DOCKER_HOST=unix://$work/docker.sock DOCKER_CONFIG=$work/docker-config client docker "$@"
+}
+
+start_containerd() {
+    cat >"$work/containerd.toml" <<TOML
+version = 2
+root = "$work/containerd"
+state = "$work/containerd-state"
+disabled_plugins = ["io.containerd.grpc.v1.cri"]
+
+[grpc]
+address = "$work/containerd.sock"
+
+[ttrpc]
+address = "$work/containerd.sock.ttrpc"
+TOML
+    start containerd containerd --config "$work/containerd.toml"
+    wait_for "containerd starts" ctr_cli version
+}
+
+ctr_cli() {
+    client ctr --address "$work/containerd.sock" "$@"
+}
+
+podman_cli() {
+    CONTAINERS_REGISTRIES_CONF=$work/registries.conf client podman \
+        --root "$work/podman" --runroot "$work/podman-run" --tmpdir "$work/podman-tmp" \
+        --storage-driver vfs --cgroup-manager cgroupfs --events-backend none --runtime runc "$@"
 }
 
 write_registries_conf() {
@@ -193,6 +257,8 @@ location = "$mirror_address"
 insecure = true
 TOML
 }
+
+# --- What is asked and what is expected ----------------------------------------------------------------------------
 
 # What the mirror serves below the image's repository, such as manifests/latest.
 get() {

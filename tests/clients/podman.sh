@@ -4,12 +4,6 @@
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 source "$(dirname "$0")/lib.sh"
 
-podman_cli() {
-    CONTAINERS_REGISTRIES_CONF=$work/registries.conf client podman \
-        --root "$work/podman" --runroot "$work/podman-run" --tmpdir "$work/podman-tmp" \
-        --storage-driver vfs --cgroup-manager cgroupfs --events-backend none --runtime runc "$@"
-}
-
 # The limits are named because podman's own are higher than a restricted machine's root may set.
 run() {
     podman_cli run --rm --network none --log-driver none \

@@ -31,6 +31,6 @@ pub mod image;
 pub mod tls;
 
 pub use fake_hub::{
-    Armed, At, Builder, FakeHub, Fault, Gate, Origin, Outcome, Recorded, Rule, Target,
+    Armed, At, Builder, FakeHub, Fault, Gate, Origin, Outage, Outcome, Recorded, Rule, Target,
 };
 pub use image::{Blob, Format, Image, ImageSpec, Platform, PlatformImage, digest_of};

@@ -2,16 +2,23 @@
 
 use std::io::ErrorKind;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
+use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::{NGINX, OneBlob, nginx, registry};
 use crate::client::{End, exchange, request};
-use crate::support::{At, FakeHub, Fault, ImageSpec, Origin, Outcome};
+use crate::support::{At, FakeHub, Fault, ImageSpec, Origin, Outage, Outcome};
+
+/// Long enough to see that nothing comes.
+const SHORT: Duration = Duration::from_millis(100);
 
 #[tokio::test]
 async fn a_stopped_origin_refuses_and_comes_back_on_its_port() {
@@ -64,6 +71,18 @@ async fn a_connection_carries_many_requests() {
 }
 
 async fn over_tls(hub: &FakeHub, url: &str) -> crate::client::Response {
+    let (host, path) = split(url);
+    let mut stream = connect_over_tls(hub, host).await.unwrap();
+    exchange(&mut stream, "GET", path, &[]).await
+}
+
+fn split(url: &str) -> (&str, &str) {
+    let rest = url.strip_prefix("https://").unwrap();
+    rest.split_at(rest.find('/').unwrap_or(rest.len()))
+}
+
+/// A connection for one who trusts the hub's authority alone.
+async fn connect_over_tls(hub: &FakeHub, host: &str) -> std::io::Result<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     let ca = CertificateDer::from_pem_slice(hub.ca_pem().as_bytes()).unwrap();
     roots.add(ca).unwrap();
@@ -73,13 +92,10 @@ async fn over_tls(hub: &FakeHub, url: &str) -> crate::client::Response {
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let rest = url.strip_prefix("https://").unwrap();
-    let (host, path) = rest.split_at(rest.find('/').unwrap());
     let stream = TcpStream::connect(host).await.unwrap();
     let name = ServerName::try_from("127.0.0.1").unwrap();
     let connector = TlsConnector::from(Arc::new(config));
-    let mut stream = connector.connect(name, stream).await.unwrap();
-    exchange(&mut stream, "GET", path, &[]).await
+    connector.connect(name, stream).await
 }
 
 #[tokio::test]
@@ -190,4 +206,88 @@ async fn the_log_and_the_json_tell_the_same() {
     assert_eq!(shown[0]["outcome"], "sent");
     assert_eq!(hub.take_summary().len(), 2);
     assert_eq!(hub.requests_as_json(), serde_json::json!([]));
+}
+
+#[tokio::test]
+async fn an_outage_fails_everything_and_ends() {
+    let (hub, _) = nginx().await;
+    for (outage, status) in [
+        (Outage::RateLimited, 429),
+        (Outage::ServerError, 500),
+        (Outage::Deleted, 404),
+    ] {
+        hub.begin_outage(outage).await;
+        let url = format!("{}/v2/{NGINX}/manifests/latest", hub.registry_url());
+        assert_eq!(request("HEAD", &url, &[]).await.status, status);
+        hub.end_outage().await;
+        assert_eq!(registry(&hub, "HEAD", "manifests/latest").await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_black_hole_swallows_what_is_open_and_what_comes() {
+    let (hub, _) = nginx().await;
+    let url = hub.registry_url();
+    let address = url.trim_start_matches("http://");
+    let mut open = TcpStream::connect(address).await.unwrap();
+    assert_eq!(exchange(&mut open, "GET", "/v2/", &[]).await.status, 401);
+    hub.begin_outage(Outage::BlackHole).await;
+    let mut new = TcpStream::connect(address).await.unwrap();
+    for stream in [&mut open, &mut new] {
+        let answer = exchange(stream, "GET", "/v2/", &[]);
+        assert!(timeout(SHORT, answer).await.is_err());
+    }
+    hub.end_outage().await;
+    assert_eq!(request("GET", &format!("{url}/v2/"), &[]).await.status, 401);
+    assert!(timeout(SHORT, open.read_u8()).await.is_err());
+    assert!(timeout(SHORT, new.read_u8()).await.is_err());
+}
+
+#[tokio::test]
+async fn an_outage_that_ends_connections_ends_those_that_are_open() {
+    let (hub, _) = nginx().await;
+    let url = hub.registry_url();
+    let address = url.trim_start_matches("http://");
+    for (outage, connects) in [(Outage::Refused, false), (Outage::Disconnected, true)] {
+        let mut open = TcpStream::connect(address).await.unwrap();
+        assert_eq!(exchange(&mut open, "GET", "/v2/", &[]).await.status, 401);
+        hub.begin_outage(outage).await;
+        let end = crate::client::read_response(&mut open, false).await.end;
+        assert_eq!(end, End::Closed);
+        assert_eq!(TcpStream::connect(address).await.is_ok(), connects);
+        hub.end_outage().await;
+        assert_eq!(registry(&hub, "HEAD", "manifests/latest").await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn without_the_token_endpoint_no_token_of_before_is_good() {
+    let (hub, _) = nginx().await;
+    let token = super::token(&hub, NGINX).await;
+    hub.begin_outage(Outage::TokenRefused).await;
+    let url = format!("{}/v2/{NGINX}/manifests/latest", hub.registry_url());
+    let held = [("authorization", token.as_str())];
+    assert_eq!(request("HEAD", &url, &held).await.status, 401);
+    let address = hub.url(Origin::Token);
+    assert!(
+        TcpStream::connect(address.trim_start_matches("http://"))
+            .await
+            .is_err()
+    );
+    hub.end_outage().await;
+    assert_eq!(registry(&hub, "HEAD", "manifests/latest").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_stranger_has_the_name_and_not_the_authority() {
+    let hub = FakeHub::builder().tls(true).start().await;
+    let url = hub.registry_url();
+    let (host, _) = split(&url);
+    let mut open = connect_over_tls(&hub, host).await.unwrap();
+    hub.begin_outage(Outage::UnknownCertificate).await;
+    assert_ne!(open.read(&mut [0]).await.ok(), Some(1));
+    let refused = connect_over_tls(&hub, host).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::InvalidData);
+    hub.end_outage().await;
+    assert!(connect_over_tls(&hub, host).await.is_ok());
 }

@@ -12,6 +12,7 @@ mod content;
 mod faults;
 mod gate;
 mod origin;
+mod outage;
 mod plan;
 mod record;
 mod registry;
@@ -20,6 +21,7 @@ mod state;
 mod token;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -30,10 +32,11 @@ use tokio::time::timeout;
 
 pub use faults::{Armed, At, Fault, Rule};
 pub use gate::Gate;
+pub use outage::{Outage, UnknownOutage};
 pub use record::{Names, Origin, Outcome, Recorded};
 pub use request::Target;
 
-use super::tls::TestAuthority;
+use super::tls::Identity;
 use gate::DEADLINE;
 use origin::Slot;
 use plan::Plan;
@@ -46,6 +49,8 @@ struct Shared {
     /// Changes with every record that is made or brought up to date.
     changes: watch::Sender<u64>,
     log: Option<Log>,
+    /// Whether new connections are accepted and then left alone.
+    deaf: AtomicBool,
 }
 
 impl Shared {
@@ -79,6 +84,7 @@ type Log = Box<dyn Fn(&str) + Send + Sync>;
 /// How a hub is to be.
 pub struct Builder {
     tls: bool,
+    host: String,
     token_ttl: Duration,
     users: Vec<(String, String)>,
     port: u16,
@@ -90,6 +96,13 @@ impl Builder {
     #[must_use]
     pub fn tls(mut self, tls: bool) -> Self {
         self.tls = tls;
+        self
+    }
+
+    /// The name that every address of the hub has, and its certificate too; `127.0.0.1` unless said.
+    #[must_use]
+    pub fn host(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.host);
         self
     }
 
@@ -125,7 +138,7 @@ impl Builder {
 
     /// Binds and serves. The hub lives on the runtime that calls this.
     pub async fn start(self) -> FakeHub {
-        let authority = self.tls.then(TestAuthority::new);
+        let identity = self.tls.then(|| Identity::of(&self.host));
         let mut state = State::new(self.token_ttl);
         state.users = self.users.into_iter().collect();
         let mut slots = BTreeMap::new();
@@ -137,7 +150,7 @@ impl Builder {
             });
             let secure = self.tls && origin != Origin::Plain;
             let scheme = if secure { "https" } else { "http" };
-            let url = format!("{scheme}://127.0.0.1:{}", slot.port());
+            let url = format!("{scheme}://{}:{}", self.host, slot.port());
             state.urls.insert(origin, url);
             slots.insert(origin, slot);
         }
@@ -146,9 +159,10 @@ impl Builder {
                 state: Mutex::new(state),
                 changes: watch::Sender::new(0),
                 log: self.log,
+                deaf: AtomicBool::new(false),
             }),
             slots: tokio::sync::Mutex::new(slots),
-            authority,
+            identity,
             started: Instant::now(),
         };
         hub.restart().await;
@@ -160,7 +174,7 @@ impl Builder {
 pub struct FakeHub {
     shared: Arc<Shared>,
     slots: tokio::sync::Mutex<BTreeMap<Origin, Slot>>,
-    authority: Option<TestAuthority>,
+    identity: Option<Identity>,
     started: Instant,
 }
 
@@ -175,6 +189,7 @@ impl FakeHub {
     pub fn builder() -> Builder {
         Builder {
             tls: false,
+            host: "127.0.0.1".to_owned(),
             token_ttl: Duration::from_mins(5),
             users: Vec::new(),
             port: 0,
@@ -202,9 +217,17 @@ impl FakeHub {
         self.url(Origin::Cdn)
     }
 
+    /// Whether it serves https.
+    pub fn is_secure(&self) -> bool {
+        self.identity.is_some()
+    }
+
     /// The certificate to trust, in a hub with TLS.
     pub fn ca_pem(&self) -> &str {
-        &self.authority.as_ref().expect("this hub has no TLS").ca_pem
+        self.identity
+            .as_ref()
+            .expect("this hub has no TLS")
+            .ca_pem()
     }
 
     /// Refuses connections at that origin and ends those that are open. Returns when done.
@@ -241,8 +264,8 @@ impl FakeHub {
     }
 
     fn tls(&self, origin: Origin) -> Option<Arc<ServerConfig>> {
-        let authority = self.authority.as_ref().filter(|_| origin != Origin::Plain);
-        authority.map(|it| Arc::clone(&it.server))
+        let identity = self.identity.as_ref().filter(|_| origin != Origin::Plain);
+        identity.map(Identity::shown)
     }
 }
 

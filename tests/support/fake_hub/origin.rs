@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -104,6 +105,9 @@ async fn connect(
 ) {
     if stream.set_nodelay(true).is_err() {
         return;
+    }
+    if shared.deaf.load(Ordering::Relaxed) {
+        return std::future::pending().await;
     }
     let transport = match tls {
         None => Transport::Plain(stream),
