@@ -35,5 +35,6 @@ mod process;
 mod pull;
 mod rot;
 mod scale;
+mod slots;
 mod space;
 mod upstream;
