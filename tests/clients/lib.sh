@@ -14,7 +14,7 @@ PATH=$PATH:/usr/sbin:/sbin
 trap 'echo "error: status $? of line $LINENO in ${BASH_SOURCE[0]##*/}: $BASH_COMMAND" >&2' ERR
 
 readonly image=docker.io/library/nginx:latest
-readonly repository=library/nginx
+repository=library/nginx
 readonly layers=${layers:-10}
 # What the image prints when it runs.
 readonly greeting="hello from mirror"
@@ -142,6 +142,22 @@ free_port() {
     done
 }
 
+# --- Names of hosts ------------------------------------------------------------------------------------------------
+
+# From here on, what is started knows 127.0.0.1 by these names beside localhost, and no other host: nothing listens where
+# further names are asked for. Only in a mount namespace of one's own.
+own_names() {
+    name_hosts "$@"
+    echo "nameserver 127.0.0.253" >"$work/resolv.conf"
+    mount --bind "$work/hosts" /etc/hosts
+    mount --bind "$work/resolv.conf" /etc/resolv.conf
+}
+
+# Changes them, in place: it is this file that is mounted, not whatever has its name.
+name_hosts() {
+    echo "127.0.0.1 localhost $*" >"$work/hosts"
+}
+
 # --- The upstream and the mirror -----------------------------------------------------------------------------------
 
 # Starts a scripted Docker Hub that holds one image of $layers layers, whose first one has a static busybox, and which
@@ -244,6 +260,12 @@ podman_cli() {
         --storage-driver vfs --cgroup-manager cgroupfs --events-backend none --runtime runc "$@"
 }
 
+# The limits are named because podman's own are higher than a restricted machine's root may set.
+run_in_podman() {
+    podman_cli run --rm --network none --log-driver none \
+        --ulimit nofile=1024:1024 --ulimit nproc=1024:1024 "$1"
+}
+
 write_registries_conf() {
     cat >"$work/registries.conf" <<TOML
 unqualified-search-registries = ["docker.io"]
@@ -282,17 +304,19 @@ own_architecture() {
 # from the registry and then from where that redirects to.
 assert_cold_pull() {
     local expected
-    expected=$(cold_pull_requests "$@" | LC_ALL=C sort)
+    expected=$(cold_pull_requests "$repository" 0 "$@" | LC_ALL=C sort)
     assert_prints "$expected" upstream_requests
 }
 
+# What a first pull of a repository's architectures asks for, when the layers below the lowest one named are held.
 cold_pull_requests() {
-    local architecture blob
+    local repository=$1 lowest=$2 architecture blob
+    shift 2
     echo "token GET $repository:pull"
     echo "registry GET $repository/manifests/latest"
     for architecture in "$@"; do
         echo "registry GET $repository/manifests/$architecture.manifest"
-        for blob in config $(seq --format "layer%.0f" 0 $((layers - 1))); do
+        for blob in config $(seq --format "layer%.0f" "$lowest" $((layers - 1))); do
             echo "registry GET $repository/blobs/$architecture.$blob"
             echo "cdn GET $architecture.$blob"
         done

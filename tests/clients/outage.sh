@@ -20,25 +20,6 @@ readonly pulls=3
 # In milliseconds.
 readonly first_limit=5000 later_limit=200 fresh_limit=10000
 
-# --- Names ---------------------------------------------------------------------------------------------------------
-
-# Whatever name the file does not have, nobody is asked for: nothing listens at that address.
-own_names() {
-    name_the_hub
-    echo "nameserver 127.0.0.253" >"$work/resolv.conf"
-    mount --bind "$work/hosts" /etc/hosts
-    mount --bind "$work/resolv.conf" /etc/resolv.conf
-}
-
-# In place: it is this file that is mounted, not whatever has its name.
-name_the_hub() {
-    echo "127.0.0.1 localhost $host" >"$work/hosts"
-}
-
-forget_the_hub() {
-    echo "127.0.0.1 localhost" >"$work/hosts"
-}
-
 # --- The upstream --------------------------------------------------------------------------------------------------
 
 control() {
@@ -47,7 +28,7 @@ control() {
 
 begin_outage() {
     if [[ $1 == no_name ]]; then
-        forget_the_hub
+        name_hosts
         control POST /outage/disconnected
     else
         control POST "/outage/$1"
@@ -55,7 +36,7 @@ begin_outage() {
 }
 
 end_outage() {
-    name_the_hub
+    name_hosts "$host"
     control DELETE /outage
     ended=$(now)
 }
@@ -191,7 +172,7 @@ outage() {
 }
 
 need unshare dockerd docker containerd runc skopeo
-own_names
+own_names "$host"
 upstream_options=(--host "$host" --tls)
 start_upstream
 control GET /ca >"$work/ca.pem"
