@@ -392,7 +392,10 @@ fn fetch_settings(settings: &Settings) -> fetch::Settings {
 
 fn proxy_settings(settings: &Settings, upstream: &UpstreamSettings) -> proxy::Settings {
     proxy::Settings {
-        tag_ttl: settings.cache.tag_ttl,
+        freshness: proxy::Freshness {
+            tag_ttl: settings.cache.tag_ttl,
+            ..proxy::Freshness::default()
+        },
         revalidate_timeout: settings.cache.revalidate_timeout,
         memory: settings.cache.memory.as_u64(),
         never_cache: settings.cache.never_cache.clone(),

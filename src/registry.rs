@@ -364,6 +364,12 @@ pub enum RegistryError {
         /// The blob's length in bytes.
         size: u64,
     },
+    /// Known to be absent: the upstream said so a moment ago, and was not asked again.
+    #[error("{unknown}")]
+    Negative {
+        /// What the client is told.
+        unknown: Box<Self>,
+    },
     /// Not something this repository does.
     #[error("{message}")]
     Unsupported {
@@ -408,6 +414,7 @@ impl RegistryError {
     /// The decision that this error is, for header, log and metric.
     pub const fn outcome(&self) -> Outcome {
         Outcome::Error(match self {
+            Self::Negative { .. } => return Outcome::Negative,
             Self::ManifestUnknown { .. } | Self::BlobUnknown { .. } | Self::NameUnknown { .. } => {
                 ErrorReason::NotFound
             }

@@ -40,10 +40,7 @@ pub(super) fn of_request(error: &RequestError) -> Reply {
 pub(super) fn of_registry(error: &RegistryError, request: &Request) -> Reply {
     let (status, code) = status(error);
     let body = ErrorBody::new(code, error.to_string());
-    let Outcome::Error(reason) = error.outcome() else {
-        return reply(status, ErrorReason::Internal, &body);
-    };
-    let reply = reply(status, reason, &body);
+    let reply = refusal(status, error.outcome(), &body);
     match error {
         RegistryError::RangeNotSatisfiable { size } => {
             let total = Unsatisfiable { total: *size };
@@ -52,12 +49,14 @@ pub(super) fn of_registry(error: &RegistryError, request: &Request) -> Reply {
         RegistryError::RateLimited { retry_after, .. } => {
             retry(reply, retry_after.unwrap_or(RETRY_LIMITED))
         }
-        RegistryError::Unreachable { .. } => retry(reply, RETRY_UNREACHABLE),
+        RegistryError::Unreachable { .. } | RegistryError::Timeout { .. } => {
+            retry(reply, RETRY_UNREACHABLE)
+        }
         RegistryError::Unsupported { .. } => reply.allow(readable(request)),
         RegistryError::ManifestUnknown { .. }
         | RegistryError::BlobUnknown { .. }
         | RegistryError::NameUnknown { .. }
-        | RegistryError::Timeout { .. }
+        | RegistryError::Negative { .. }
         | RegistryError::BadUpstream { .. }
         | RegistryError::Internal { .. } => reply,
     }
@@ -97,6 +96,7 @@ fn status(error: &RegistryError) -> (StatusCode, Code) {
         RegistryError::ManifestUnknown { .. } => (StatusCode::NOT_FOUND, Code::ManifestUnknown),
         RegistryError::BlobUnknown { .. } => (StatusCode::NOT_FOUND, Code::BlobUnknown),
         RegistryError::NameUnknown { .. } => (StatusCode::NOT_FOUND, Code::NameUnknown),
+        RegistryError::Negative { unknown } => status(unknown),
         RegistryError::RangeNotSatisfiable { .. } => {
             (StatusCode::RANGE_NOT_SATISFIABLE, Code::SizeInvalid)
         }
@@ -138,10 +138,14 @@ fn retry(reply: Reply, after: Duration) -> Reply {
 }
 
 fn reply(status: StatusCode, reason: ErrorReason, body: &ErrorBody) -> Reply {
+    refusal(status, Outcome::Error(reason), body)
+}
+
+fn refusal(status: StatusCode, outcome: Outcome, body: &ErrorBody) -> Reply {
     Reply::new(status)
         .with(CONTENT_TYPE, ErrorBody::CONTENT_TYPE)
         .content(Content::Full(body.to_bytes()))
-        .refused(Outcome::Error(reason), body.message().to_owned())
+        .refused(outcome, body.message().to_owned())
 }
 
 #[cfg(test)]
@@ -201,5 +205,13 @@ mod tests {
         let name = "library/nginx".parse().unwrap();
         let unknown = RegistryError::NameUnknown { name };
         assert_eq!(status(&unknown), (StatusCode::NOT_FOUND, Code::NameUnknown));
+        let remembered = RegistryError::Negative {
+            unknown: Box::new(unknown),
+        };
+        assert_eq!(
+            status(&remembered),
+            (StatusCode::NOT_FOUND, Code::NameUnknown)
+        );
+        assert_eq!(remembered.outcome(), Outcome::Negative);
     }
 }

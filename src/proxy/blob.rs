@@ -6,6 +6,7 @@ use tracing::warn;
 
 use super::Inner;
 use super::failure::{Failure, Wanted};
+use super::negative::Subject;
 use super::small::{self, Small};
 use super::source::RepositorySource;
 use crate::blobs::{FileBody, HeldBlob, Lookup};
@@ -113,6 +114,9 @@ impl Inner {
         reason: MissReason,
     ) -> Result<Answer<BlobContent>, RegistryError> {
         let failed = |failure: Failure| failure.registry_error(Wanted::Blob(name, digest));
+        if self.is_absent(name, Subject::Blob(digest)).await {
+            return Err(failed(Failure::Remembered));
+        }
         let mut reader = self.join(name, digest, member);
         let opened = reader.opened().await;
         let total = opened.map_err(|error| failed(error.into()))?;
@@ -179,12 +183,23 @@ impl Inner {
         name: &RepositoryName,
         digest: Digest,
     ) -> Result<Option<u64>, Failure> {
+        if self.is_absent(name, Subject::Blob(digest)).await {
+            return Err(Failure::Remembered);
+        }
         let question = || {
             let (inner, name) = (Arc::clone(self), name.clone());
             async move {
-                let told = inner.parts.upstream.head_blob(&name, digest).await?;
-                inner.admit(&name, digest, None).await;
-                Ok(told)
+                match inner.parts.upstream.head_blob(&name, digest).await {
+                    Ok(told) => {
+                        inner.admit(&name, digest, None).await;
+                        Ok(told)
+                    }
+                    Err(error) => {
+                        let (subject, failure) = (Subject::Blob(digest), error.into());
+                        inner.note_absence(&name, subject, &failure).await;
+                        Err(failure)
+                    }
+                }
             }
         };
         let (answer, _) = self

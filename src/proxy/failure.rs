@@ -4,7 +4,9 @@
 //! or 429, and a message that names the host.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::negative::Verdict;
 use crate::blobs::BlobsError;
 use crate::fetch::FetchError;
 use crate::index::IndexError;
@@ -23,6 +25,10 @@ pub(super) enum Failure {
     Fetch(Arc<FetchError>),
     /// The index or the disk failed.
     Local(Arc<str>),
+    /// No client waits longer. The question goes on.
+    Late(Duration),
+    /// The upstream said a moment ago that it is not to be had, and was not asked again.
+    Remembered,
     /// The question was not asked to the end: too many are under way, or the process is closing.
     Busy,
 }
@@ -69,21 +75,39 @@ impl Failure {
 
     /// Whether the upstream said for sure that this is not to be had: it does not exist, or not for us.
     pub(super) fn is_absence(&self) -> bool {
+        self.verdict().is_some()
+    }
+
+    /// How the upstream said no, if it did.
+    pub(super) fn verdict(&self) -> Option<Verdict> {
         let Self::Upstream(error) = self else {
-            return false;
+            return None;
         };
-        matches!(
-            **error,
-            UpstreamError::NotFound { .. } | UpstreamError::Denied { .. }
-        )
+        match **error {
+            UpstreamError::NotFound { .. } => Some(Verdict::Gone),
+            UpstreamError::Denied { .. } => Some(Verdict::Denied),
+            _ => None,
+        }
+    }
+
+    /// Whether nothing was asked because the configuration says so.
+    pub(super) fn is_offline(&self) -> bool {
+        matches!(self, Self::Upstream(error) if matches!(**error, UpstreamError::Offline { .. }))
+    }
+
+    /// Whether this is about the upstream, and not about this process or its configuration.
+    pub(super) fn says_something_of_the_upstream(&self) -> bool {
+        let is_ours = matches!(self, Self::Local(_) | Self::Busy | Self::Remembered);
+        !is_ours && !self.is_absence() && !self.is_offline()
     }
 
     /// The reason for serving a stale copy instead.
     pub(super) fn stale_reason(&self) -> StaleReason {
-        let Self::Upstream(error) = self else {
-            return StaleReason::UpstreamError;
-        };
-        stale_reason(error)
+        match self {
+            Self::Upstream(error) => stale_reason(error),
+            Self::Late(_) => StaleReason::Timeout,
+            _ => StaleReason::UpstreamError,
+        }
     }
 
     /// What the client is told when there is no copy.
@@ -96,6 +120,10 @@ impl Failure {
             Self::Fetch(error) => from_fetch(error),
             Self::Local(reason) => RegistryError::Internal {
                 message: reason.to_string(),
+            },
+            Self::Remembered => wanted.remembered(),
+            Self::Late(_) => RegistryError::Timeout {
+                message: self.to_string(),
             },
             Self::Busy => RegistryError::Unreachable {
                 message: "the server is too busy, or about to end; try again".to_owned(),
@@ -110,13 +138,25 @@ impl std::fmt::Display for Failure {
             Self::Upstream(error) => error.fmt(f),
             Self::Bad(reason) | Self::Local(reason) => f.write_str(reason),
             Self::Fetch(error) => error.fmt(f),
+            Self::Late(limit) => {
+                write!(f, "no answer within {}", humantime::format_duration(*limit))
+            }
+            Self::Remembered => f.write_str("the upstream did not have it a moment ago"),
             Self::Busy => f.write_str("too many questions are under way"),
         }
     }
 }
 
 impl Wanted<'_> {
-    fn unknown(self) -> RegistryError {
+    /// The answer for what the upstream said a moment ago that it does not have.
+    pub(super) fn remembered(self) -> RegistryError {
+        RegistryError::Negative {
+            unknown: Box::new(self.unknown()),
+        }
+    }
+
+    /// The answer for what does not exist, as far as this client may know.
+    pub(super) fn unknown(self) -> RegistryError {
         match self {
             Self::Manifest(name, reference) => RegistryError::ManifestUnknown {
                 name: name.clone(),

@@ -10,6 +10,7 @@ use tracing::{info, warn};
 use super::Inner;
 use super::around::PASSED;
 use super::failure::{Failure, Wanted};
+use super::negative::Subject;
 use crate::index::ListRecord;
 use crate::oci::{Digest, MediaType, Reference, RepositoryName, Tag};
 use crate::registry::{
@@ -99,21 +100,28 @@ impl Inner {
             .as_ref()
             .and_then(|held| self.parts.clock.wall().since(held.fetched));
         match held {
-            Some(held) if age.is_some_and(|age| age < self.settings.tag_ttl) => {
+            Some(held) if age.is_some_and(|age| age < self.list_ttl()) => {
                 let mut answer = self.answer(held.bytes, Outcome::Hit);
                 answer.age = age;
                 Ok(answer)
             }
+            _ if self.is_absent(name, Subject::List(key.clone())).await => Err(Failure::Remembered),
             Some(held) => {
-                let limit = self.settings.revalidate_timeout;
-                let asked = clock::timeout(limit, self.ask_list(name, &key, question)).await;
-                let timed_out = Err(Failure::bad("no answer in time"));
-                let failure = match asked.unwrap_or(timed_out) {
-                    Ok(answer) => return Ok(answer),
-                    Err(failure) if failure.is_absence() => return Err(failure),
-                    Err(failure) => failure,
+                let outlasts = self.settings.freshness.outlasts_failure(age);
+                let asked = self.ask_list(name, &key, question);
+                let answer = if outlasts {
+                    let limit = self.settings.revalidate_timeout;
+                    let asked = clock::timeout(limit, asked).await;
+                    asked.unwrap_or(Err(Failure::Late(limit)))
+                } else {
+                    asked.await
                 };
-                Ok(self.stale_list(name, held.bytes, age, &failure))
+                match answer {
+                    Err(failure) if failure.is_offline() || outlasts && !failure.is_absence() => {
+                        Ok(self.stale_list(name, held.bytes, age, &failure))
+                    }
+                    answer => answer,
+                }
             }
             None => self.ask_list(name, &key, question).await,
         }
@@ -155,13 +163,24 @@ impl Inner {
             let (inner, repository, key) = (Arc::clone(self), self.key(name), key.to_owned());
             let asked = question();
             async move {
+                let subject = Subject::List(key.clone());
+                let bytes = match asked.await {
+                    Ok(bytes) => bytes,
+                    Err(failure) => {
+                        inner
+                            .note_absence(&repository.name, subject, &failure)
+                            .await;
+                        return Err(failure);
+                    }
+                };
                 let list = ListRecord {
-                    bytes: asked.await?,
+                    bytes,
                     fetched: inner.parts.clock.wall(),
                 };
                 if passes {
                     return Ok(list);
                 }
+                inner.end_absences(&repository.name, [subject]).await;
                 let (index, written) = (Arc::clone(&inner.parts.index), list.clone());
                 let kept =
                     tasks::blocking(move || index.set_list(&repository, &key, &written)).await;
@@ -197,6 +216,7 @@ impl Inner {
                 _ => {
                     tags.sort_unstable();
                     tags.dedup();
+                    self.end_absences_of_tags(name, &tags).await;
                     return encode(&tags);
                 }
             }

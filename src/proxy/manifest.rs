@@ -7,6 +7,7 @@ use tracing::warn;
 
 use super::Inner;
 use super::failure::{Failure, Wanted};
+use super::negative::Subject;
 use crate::index::{Index, IndexError, ManifestArrival, ManifestRecord, Membership, TagRecord};
 use crate::oci::{Algorithm, Digest, Manifest, Reference, RepositoryName, Tag};
 use crate::registry::{Answer, ManifestContent, MissReason, Outcome, RegistryError};
@@ -22,11 +23,18 @@ impl Inner {
         digest: Digest,
     ) -> Result<Answer<ManifestContent>, RegistryError> {
         let reference = Reference::Digest(digest);
-        let failed = |failure: Failure| failure.registry_error(Wanted::Manifest(name, &reference));
-        if let Some(held) = self.held_manifest(digest).await {
-            if self.member(name, digest).await.is_some() {
-                return Ok(self.answer(held, Outcome::Hit));
-            }
+        let wanted = Wanted::Manifest(name, &reference);
+        let failed = |failure: Failure| failure.registry_error(wanted);
+        let held = self.held_manifest(digest).await;
+        if let Some(held) = &held
+            && self.member(name, digest).await.is_some()
+        {
+            return Ok(self.answer(held.clone(), Outcome::Hit));
+        }
+        if self.is_absent(name, manifest_subject(digest)).await {
+            return Err(wanted.remembered());
+        }
+        if let Some(held) = held {
             self.prove_manifest(name, digest, held.bytes.len() as u64)
                 .await
                 .map_err(failed)?;
@@ -86,6 +94,7 @@ impl Inner {
             return;
         }
         self.memory.keep_member(name, digest, Membership { size });
+        self.end_absences(name, subjects(digest)).await;
         let (index, key) = (Arc::clone(&self.parts.index), self.key(name));
         let written = tasks::blocking(move || index.insert_member(&key, digest, size)).await;
         if let Err(error) = written {
@@ -105,7 +114,13 @@ impl Inner {
             let (inner, name) = (Arc::clone(self), name.clone());
             async move {
                 let upstream = &inner.parts.upstream;
-                upstream.head_manifest(&name, &digest.into()).await?;
+                if let Err(error) = upstream.head_manifest(&name, &digest.into()).await {
+                    let failure = Failure::from(error);
+                    inner
+                        .note_absence(&name, manifest_subject(digest), &failure)
+                        .await;
+                    return Err(failure);
+                }
                 // The length that the upstream names is not proved by that, the one held here is.
                 inner.admit(&name, digest, Some(size)).await;
                 Ok(())
@@ -135,12 +150,17 @@ impl Inner {
                 if let (Some(held), Some(_)) = (held, member) {
                     return Ok(held);
                 }
-                let body = inner
-                    .parts
-                    .upstream
-                    .get_manifest(&name, &digest.into())
-                    .await?;
-                inner.keep(&name, body, Some(digest), None).await
+                let upstream = &inner.parts.upstream;
+                match upstream.get_manifest(&name, &digest.into()).await {
+                    Ok(body) => inner.keep(&name, body, Some(digest), None).await,
+                    Err(error) => {
+                        let failure = Failure::from(error);
+                        inner
+                            .note_absence(&name, manifest_subject(digest), &failure)
+                            .await;
+                        Err(failure)
+                    }
+                }
             }
         };
         let (answer, role) = self.fetching.run((name.clone(), digest), question).await;
@@ -163,6 +183,12 @@ impl Inner {
         let (manifest, content) = self.verified(body, wanted)?;
         let members = members(&manifest);
         self.remember(name, &content, &members, tag.as_ref());
+        let named = members.iter().map(|(digest, _)| *digest);
+        let ended = named.chain([content.digest]).flat_map(subjects);
+        let pointed = tag
+            .iter()
+            .map(|(tag, _)| Subject::Manifest(Reference::Tag(tag.clone())));
+        self.end_absences(name, ended.chain(pointed)).await;
         let (inner, name, kept) = (Arc::clone(self), name.clone(), content.clone());
         let written =
             tasks::blocking(move || inner.record(&name, &kept, &members, tag.as_ref())).await;
@@ -262,4 +288,13 @@ fn members(manifest: &Manifest) -> Vec<(Digest, u64)> {
     named
         .map(|descriptor| (descriptor.digest, descriptor.size))
         .collect()
+}
+
+fn manifest_subject(digest: Digest) -> Subject {
+    Subject::Manifest(Reference::Digest(digest))
+}
+
+/// What exists when a digest belongs to a repository.
+fn subjects(digest: Digest) -> [Subject; 2] {
+    [manifest_subject(digest), Subject::Blob(digest)]
 }

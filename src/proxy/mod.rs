@@ -11,9 +11,12 @@
 mod around;
 mod blob;
 mod failure;
+mod freshness;
 mod list;
 mod manifest;
 mod memory;
+mod negative;
+mod recheck;
 mod small;
 mod source;
 mod tag;
@@ -35,16 +38,20 @@ use crate::sys::single_flight::SingleFlight;
 use crate::sys::tasks::Tasks;
 use crate::upstream::Upstream;
 
+pub use freshness::Freshness;
+
 use failure::Failure;
 use list::FetchedList;
 use memory::Memory;
+use negative::Negatives;
+use recheck::Troubles;
 use tag::Resolved;
 
 /// How the cache behaves towards its upstream.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// How long a tag or a list is served without asking the upstream.
-    pub tag_ttl: Duration,
+    /// How long tags and lists are served, by what the upstream says.
+    pub freshness: Freshness,
     /// How long a client waits for an expired tag to be confirmed before it gets what is held.
     pub revalidate_timeout: Duration,
     /// How many bytes of manifests and small blobs are kept in memory, half of them each.
@@ -87,6 +94,8 @@ struct Inner {
     parts: Parts,
     settings: Settings,
     memory: Memory,
+    negatives: Negatives,
+    troubles: Troubles,
     resolving: Once<(RepositoryName, Tag), Resolved>,
     fetching: Once<(RepositoryName, Digest), ManifestContent>,
     passing: Once<(RepositoryName, Reference), ManifestContent>,
@@ -101,6 +110,8 @@ impl Proxy {
         let tasks = || parts.tasks.clone();
         let inner = Inner {
             memory: Memory::new(settings.memory),
+            negatives: Negatives::new(),
+            troubles: Troubles::new(),
             resolving: SingleFlight::new(tasks()),
             fetching: SingleFlight::new(tasks()),
             passing: SingleFlight::new(tasks()),

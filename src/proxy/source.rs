@@ -6,6 +6,8 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use super::Inner;
+use super::failure::Failure;
+use super::negative::Subject;
 use crate::fetch::Source;
 use crate::oci::{Digest, RepositoryName};
 use crate::upstream::{BlobBody, UpstreamError};
@@ -25,11 +27,17 @@ impl Source for RepositorySource {
                 name,
                 digest,
             } = self;
-            let body = inner
-                .parts
-                .upstream
-                .open_blob(name, *digest, offset)
-                .await?;
+            let subject = Subject::Blob(*digest);
+            let opened = inner.parts.upstream.open_blob(name, *digest, offset).await;
+            let body = match opened {
+                Ok(body) => body,
+                Err(error) => {
+                    let failure = Failure::from(error.clone());
+                    inner.note_absence(name, subject, &failure).await;
+                    return Err(error);
+                }
+            };
+            inner.end_absences(name, [subject]).await;
             if inner.memory.member(name, *digest).is_none() {
                 // An upstream that answers has proved that the blob belongs to this repository. Its length is not
                 // proved by that, and is not noted.

@@ -1,17 +1,21 @@
-//! Manifests by tag: fresh, revalidated, moved, or stale.
+//! Manifests by tag: fresh, revalidated, moved, stale, or gone.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use tracing::{info, warn};
 
 use super::Inner;
 use super::failure::{Failure, Wanted};
+use super::negative::{Absence, Subject, Verdict};
+use super::recheck::Trouble;
 use crate::index::{IndexError, TagRecord};
 use crate::oci::{Digest, Reference, RepositoryName, Tag};
 use crate::registry::{Answer, ManifestContent, MissReason, Outcome, RegistryError, StaleReason};
+use crate::sys::clock::Timestamp;
 use crate::sys::single_flight::Role;
 use crate::sys::{clock, tasks};
+use crate::upstream::ManifestHead;
 
 /// A tag as the upstream sees it now.
 #[derive(Clone, Debug)]
@@ -20,10 +24,13 @@ pub(super) struct Resolved {
     outcome: Outcome,
 }
 
-/// A tag that is held with its manifest.
+/// A tag that is held with its manifest, and what is known of it.
 struct HeldTag {
     manifest: ManifestContent,
+    checked: Timestamp,
     age: Option<Duration>,
+    /// The upstream's no, if that is newer than its last confirmation.
+    absence: Option<Absence>,
 }
 
 impl Inner {
@@ -33,29 +40,52 @@ impl Inner {
         tag: &Tag,
     ) -> Result<Answer<ManifestContent>, RegistryError> {
         let reference = Reference::Tag(tag.clone());
-        let failed = |failure: Failure| failure.registry_error(Wanted::Manifest(name, &reference));
-        match self.held_tag(name, tag).await {
-            Some(held) if held.age.is_some_and(|age| age < self.settings.tag_ttl) => {
-                let mut answer = self.answer(held.manifest, Outcome::Hit);
-                answer.age = held.age;
-                Ok(answer)
-            }
-            Some(held) => self.revalidated(name, tag, held).await.map_err(failed),
-            None => {
-                let resolved = self.resolve(name, tag).await.map_err(failed)?;
-                Ok(self.answer(resolved.manifest, resolved.outcome))
-            }
+        let wanted = Wanted::Manifest(name, &reference);
+        let held = self.held_tag(name, tag).await;
+        if let Some(held) = &held
+            && self.is_fresh(held.age, name, tag)
+        {
+            let mut answer = self.answer(held.manifest.clone(), Outcome::Hit);
+            answer.age = held.age;
+            return Ok(answer);
         }
+        let absence = self.absence(name, subject(tag)).await;
+        let is_absent = absence.is_some_and(|absence| self.is_in_force(&absence));
+        let Some(mut held) = held else {
+            if is_absent {
+                return Err(wanted.remembered());
+            }
+            let resolved = self.resolve(name, tag).await;
+            return resolved
+                .map(|resolved| self.answer(resolved.manifest, resolved.outcome))
+                .map_err(|failure| failure.registry_error(wanted));
+        };
+        held.absence = absence.filter(|absence| absence.last >= held.checked);
+        if is_absent {
+            return self
+                .deleted(name, tag, held)
+                .ok_or_else(|| wanted.remembered());
+        }
+        self.revalidated(name, tag, held)
+            .await
+            .map_err(|failure| failure.registry_error(wanted))
+    }
+
+    fn is_fresh(&self, age: Option<Duration>, name: &RepositoryName, tag: &Tag) -> bool {
+        age.is_some_and(|age| age < self.tag_ttl(name, tag))
     }
 
     async fn held_tag(&self, name: &RepositoryName, tag: &Tag) -> Option<HeldTag> {
-        let record = self.tag_record(name, tag).await?;
-        let age = self.parts.clock.wall().since(record.checked);
-        let manifest = self.held_manifest(record.digest).await?;
-        Some(HeldTag { manifest, age })
+        let TagRecord { digest, checked } = self.tag_record(name, tag).await?;
+        Some(HeldTag {
+            manifest: self.held_manifest(digest).await?,
+            checked,
+            age: self.parts.clock.wall().since(checked),
+            absence: None,
+        })
     }
 
-    async fn tag_record(&self, name: &RepositoryName, tag: &Tag) -> Option<TagRecord> {
+    pub(super) async fn tag_record(&self, name: &RepositoryName, tag: &Tag) -> Option<TagRecord> {
         if let Some(record) = self.memory.tag(name, tag) {
             return Some(record);
         }
@@ -66,29 +96,81 @@ impl Inner {
     }
 
     /// Has an expired tag confirmed. When that takes too long or fails the client gets what is held; the question
-    /// goes on, and its answer counts for the next client.
+    /// goes on, and its answer counts for the next client. One that comes while the upstream fails does not wait.
     async fn revalidated(
         self: &Arc<Self>,
         name: &RepositoryName,
         tag: &Tag,
         held: HeldTag,
     ) -> Result<Answer<ManifestContent>, Failure> {
-        let limit = self.settings.revalidate_timeout;
-        match clock::timeout(limit, self.resolve(name, tag)).await {
-            Ok(Ok(resolved)) => Ok(self.answer(resolved.manifest, resolved.outcome)),
-            Ok(Err(failure)) if failure.is_absence() => Err(failure),
-            Ok(Err(failure)) => Ok(self.stale(
-                name,
-                tag,
-                held,
-                failure.stale_reason(),
-                &failure.to_string(),
-            )),
-            Err(_) => {
-                let waited = format!("no answer within {}", humantime::format_duration(limit));
-                Ok(self.stale(name, tag, held, StaleReason::Timeout, &waited))
+        let asked = if !self.outlasts_failure(&held) {
+            // There is nothing to be served instead: as if it were not held.
+            self.resolve(name, tag).await
+        } else if let Some(failure) = self.trouble(name, tag) {
+            Err(failure)
+        } else {
+            let limit = self.settings.revalidate_timeout;
+            match clock::timeout(limit, self.resolve(name, tag)).await {
+                Ok(asked) => asked,
+                Err(_) => Err(self.late(name, tag, limit)),
             }
+        };
+        match asked {
+            Ok(resolved) => Ok(self.answer(resolved.manifest, resolved.outcome)),
+            Err(failure) => self.instead(name, tag, held, failure).await,
         }
+    }
+
+    /// What is held, when the upstream's answer was this.
+    async fn instead(
+        &self,
+        name: &RepositoryName,
+        tag: &Tag,
+        mut held: HeldTag,
+        failure: Failure,
+    ) -> Result<Answer<ManifestContent>, Failure> {
+        if failure.is_absence() {
+            held.absence = self.absence(name, subject(tag)).await;
+            return self.deleted(name, tag, held).ok_or(failure);
+        }
+        if !failure.is_offline() && !self.outlasts_failure(&held) {
+            return Err(failure);
+        }
+        let reason = failure.stale_reason();
+        Ok(self.stale(name, tag, held, reason, &failure.to_string()))
+    }
+
+    /// Whether a copy may be served when the upstream fails.
+    fn outlasts_failure(&self, held: &HeldTag) -> bool {
+        match &held.absence {
+            Some(absence) => self.outlasts_deletion(held, absence),
+            None => self.settings.freshness.outlasts_failure(held.age),
+        }
+    }
+
+    /// Whether a copy may be served that the upstream has no longer.
+    fn outlasts_deletion(&self, held: &HeldTag, absence: &Absence) -> bool {
+        let noticed = self.parts.clock.wall().since(absence.first);
+        let age = held.age.or(noticed);
+        absence.verdict == Verdict::Gone
+            && age.is_none_or(|age| age <= self.settings.freshness.stale_if_deleted)
+    }
+
+    /// The copy of a tag that the upstream has no longer, while it is served.
+    fn deleted(
+        &self,
+        name: &RepositoryName,
+        tag: &Tag,
+        held: HeldTag,
+    ) -> Option<Answer<ManifestContent>> {
+        let absence = held.absence?;
+        if !self.outlasts_deletion(&held, &absence) {
+            return None;
+        }
+        let first = UNIX_EPOCH.checked_add(Duration::from_millis(absence.first.as_millis()))?;
+        let since = humantime::format_rfc3339_seconds(first);
+        let why = format!("{} has not had it since {since}", self.upstream_name());
+        Some(self.stale(name, tag, held, StaleReason::Deleted, &why))
     }
 
     fn stale(
@@ -118,7 +200,7 @@ impl Inner {
     ) -> Result<Resolved, Failure> {
         let question = || {
             let (inner, name, tag) = (Arc::clone(self), name.clone(), tag.clone());
-            async move { inner.ask(&name, &tag).await }
+            async move { inner.check(&name, &tag, None).await }
         };
         let (answer, role) = self
             .resolving
@@ -131,40 +213,103 @@ impl Inner {
         Ok(resolved)
     }
 
-    /// A tag that was never seen is fetched by `GET`: its client wants the manifest next. A known one is confirmed
-    /// by `HEAD`, which Docker Hub does not count, and only a moved one fetched.
-    async fn ask(self: &Arc<Self>, name: &RepositoryName, tag: &Tag) -> Result<Resolved, Failure> {
-        let Some(known) = self.tag_record(name, tag).await else {
-            return self.get(name, tag, None).await;
+    /// Asks where a tag points, and notes what follows from the answer. A `HEAD` gets `patience`, or as long as the
+    /// upstream gives it.
+    pub(super) async fn check(
+        self: &Arc<Self>,
+        name: &RepositoryName,
+        tag: &Tag,
+        patience: Option<Duration>,
+    ) -> Result<Resolved, Failure> {
+        let answer = match self.tag_record(name, tag).await {
+            Some(known) => self.confirm(name, tag, known, patience).await,
+            // Its client wants the manifest next.
+            None => self.get(name, tag, None).await,
         };
-        // Confirmed between the look into the cache and the start of this task.
-        if self
-            .parts
-            .clock
-            .wall()
-            .since(known.checked)
-            .is_some_and(|age| age < self.settings.tag_ttl)
-            && let Some(manifest) = self.held_manifest(known.digest).await
-        {
-            return Ok(Resolved {
-                manifest,
-                outcome: Outcome::Coalesced,
-            });
+        match &answer {
+            Ok(_) => self.end_trouble(name, tag),
+            Err(failure) if failure.is_absence() => {
+                self.note_absence(name, subject(tag), failure).await;
+                self.end_trouble(name, tag);
+            }
+            Err(_) => {}
         }
-        let reference = Reference::Tag(tag.clone());
-        match self
-            .parts
-            .upstream
-            .head_manifest(name, &reference)
-            .await?
-            .digest
+        answer
+    }
+
+    /// Has a known tag confirmed by `HEAD`, which Docker Hub does not count, and only a moved one fetched.
+    async fn confirm(
+        self: &Arc<Self>,
+        name: &RepositoryName,
+        tag: &Tag,
+        known: TagRecord,
+        patience: Option<Duration>,
+    ) -> Result<Resolved, Failure> {
+        // Confirmed between the look into the cache and the start of this task.
+        if let Some(confirmed) = self.confirmed(name, tag, known).await {
+            return Ok(confirmed);
+        }
+        let told = match self.head(name, tag, patience).await {
+            Ok(head) => head.digest,
+            Err(failure) => {
+                self.note_trouble(name, tag, known, &failure, Trouble::Upstream)
+                    .await;
+                return Err(failure);
+            }
+        };
+        // Another question was asked later, and answered sooner.
+        if let Some(newer) = self.tag_record(name, tag).await
+            && newer != known
+            && let Some(confirmed) = self.confirmed(name, tag, newer).await
         {
+            return Ok(confirmed);
+        }
+        let followed = match told {
             Some(digest) => match self.follow(name, tag, known, digest).await {
                 // The tag is there, so what it was said to name was deleted just now, or never existed.
                 Err(failure) if failure.is_absence() => self.get(name, tag, Some(known)).await,
                 followed => followed,
             },
             None => self.get(name, tag, Some(known)).await,
+        };
+        if let Err(failure) = &followed {
+            self.note_trouble(name, tag, known, failure, Trouble::Content)
+                .await;
+        }
+        followed
+    }
+
+    /// The tag as it was confirmed a moment ago, if it was.
+    async fn confirmed(
+        &self,
+        name: &RepositoryName,
+        tag: &Tag,
+        known: TagRecord,
+    ) -> Option<Resolved> {
+        let age = self.parts.clock.wall().since(known.checked);
+        if !self.is_fresh(age, name, tag) {
+            return None;
+        }
+        Some(Resolved {
+            manifest: self.held_manifest(known.digest).await?,
+            outcome: Outcome::Coalesced,
+        })
+    }
+
+    async fn head(
+        &self,
+        name: &RepositoryName,
+        tag: &Tag,
+        patience: Option<Duration>,
+    ) -> Result<ManifestHead, Failure> {
+        let reference = Reference::Tag(tag.clone());
+        let asked = self.parts.upstream.head_manifest(name, &reference);
+        let Some(patience) = patience else {
+            return Ok(asked.await?);
+        };
+        match clock::timeout(patience, asked).await {
+            Ok(head) => Ok(head?),
+            Err(_) => Err(Failure::Late(patience)),
         }
     }
 
@@ -222,6 +367,7 @@ impl Inner {
             checked: self.parts.clock.wall(),
         };
         self.memory.keep_tag(name, tag, record);
+        self.end_absences(name, [subject(tag)]).await;
         let (index, key, moved) = (Arc::clone(&self.parts.index), self.key(name), tag.clone());
         let blobs = self.parts.blobs.clone();
         let written = tasks::blocking(move || {
@@ -234,4 +380,9 @@ impl Inner {
             warn!(%name, %tag, %error, "a tag's freshness is kept in memory only");
         }
     }
+}
+
+/// A tag as something that may be absent.
+fn subject(tag: &Tag) -> Subject {
+    Subject::Manifest(Reference::Tag(tag.clone()))
 }

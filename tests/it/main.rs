@@ -12,6 +12,7 @@ mod support;
 
 mod bad_input;
 mod boot;
+mod budget;
 mod cap;
 mod cli;
 mod client;

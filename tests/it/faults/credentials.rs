@@ -75,7 +75,7 @@ async fn credentials_that_are_refused_for_a_while_leave_what_is_held() {
     tagged.assert_stale(&tagged.pull().await, "denied", "alice");
     tagged.assert_asked([]);
     tagged.mirror.clock.advance(Duration::from_secs(61));
-    tagged.assert_next_pull([AS_ALICE, HEAD]).await;
+    tagged.assert_recovers([AS_ALICE, HEAD]).await;
 }
 
 #[tokio::test]

@@ -279,8 +279,11 @@ async fn a_tag_that_moved_to_something_unusable_is_served_stale() {
         tagged.assert_stale(&answer, "upstream_error", "");
         let by_digest = "registry GET library/nginx/manifests/arm64.manifest";
         tagged.assert_asked([HEAD, by_digest]);
+        tagged.assert_stale(&tagged.pull().await, "upstream_error", "");
+        tagged.assert_asked([]);
 
         tagged.hub.clear_faults();
+        tagged.mirror.clock.advance(Duration::from_mins(1));
         let next = tagged.pull().await;
         assert_eq!(next.header(DIGEST), Some(&*other));
         assert_eq!(next.body, tagged.image.architecture("arm64").bytes);
@@ -289,16 +292,24 @@ async fn a_tag_that_moved_to_something_unusable_is_served_stale() {
 }
 
 #[tokio::test]
-async fn a_tag_that_was_deleted_is_404_although_a_copy_is_held() {
+async fn a_tag_that_was_deleted_is_served_for_a_day_and_by_digest_for_ever() {
     let tagged = Tagged::expired(|_| {}).await;
     tagged.hub.delete_tag(super::NGINX, "latest");
-    assert_error(&tagged.pull().await, 404, "MANIFEST_UNKNOWN", "latest");
+    tagged.assert_stale(
+        &tagged.pull().await,
+        "deleted",
+        "docker.io has not had it since 20",
+    );
     tagged.assert_asked([HEAD]);
+    tagged.mirror.clock.advance(Duration::from_hours(24));
+    assert_error(&tagged.pull().await, 404, "MANIFEST_UNKNOWN", "latest");
+    tagged.assert_asked([TOKEN, HEAD]);
     tagged.assert_served(&tagged.pull_by_digest().await);
     tagged.assert_asked([]);
     tagged
         .hub
         .move_tag(super::NGINX, "latest", &tagged.image.digest);
+    tagged.forget_absence();
     tagged.assert_next_pull([HEAD]).await;
 }
 
@@ -312,5 +323,6 @@ async fn what_the_upstream_refuses_is_404_and_never_401() {
     tagged.registry().fault(Fault::status(403));
     assert_error(&tagged.pull().await, 404, "MANIFEST_UNKNOWN", "latest");
     tagged.assert_asked([TOKEN, GET]);
+    tagged.forget_absence();
     tagged.assert_next_pull([GET]).await;
 }

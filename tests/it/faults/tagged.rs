@@ -95,6 +95,30 @@ impl Tagged {
         assert!(warning.contains(culprit), "{warning} names no {culprit}");
     }
 
+    /// Until the upstream's no is not remembered any more.
+    pub(super) fn forget_absence(&self) {
+        self.mirror.clock.advance(Duration::from_secs(30));
+    }
+
+    /// With the upstream in order again, the tag is asked for without a client, for `cost`, and nobody waits: whoever
+    /// comes before the answer gets the copy, and whoever comes after it gets what the upstream said.
+    pub(super) async fn assert_recovers<const N: usize>(&self, cost: [&str; N]) {
+        self.hub.clear_faults();
+        let recovery = async {
+            loop {
+                let answer = self.pull().await;
+                self.assert_served(&answer);
+                if outcome(&answer).starts_with("hit;") {
+                    return answer;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let fresh = tokio::time::timeout(RECOVERY, recovery).await.unwrap();
+        assert_eq!(fresh.header("warning"), None);
+        self.assert_asked(cost);
+    }
+
     /// With the upstream in order again, the next pull costs `cost`, and the one after it nothing.
     pub(super) async fn assert_next_pull<const N: usize>(&self, cost: [&str; N]) {
         self.hub.clear_faults();
@@ -108,6 +132,9 @@ impl Tagged {
         self.assert_asked([]);
     }
 }
+
+/// Within this time of an upstream's recovery a tag is fresh.
+const RECOVERY: Duration = Duration::from_secs(10);
 
 pub(super) const TOKEN: &str = "token GET library/nginx:pull";
 pub(super) const GET: &str = "registry GET library/nginx/manifests/latest";

@@ -89,7 +89,7 @@ async fn a_token_endpoint_that_is_down_leaves_what_is_held() {
     tagged.assert_stale(&answer, "unreachable", &host(&tagged.hub, Origin::Token));
     tagged.assert_asked([HEAD]);
     tagged.hub.restart_origin(Origin::Token).await;
-    tagged.assert_next_pull([TOKEN, HEAD]).await;
+    tagged.assert_recovers([TOKEN, HEAD]).await;
 }
 
 #[tokio::test]
@@ -137,6 +137,7 @@ async fn a_token_that_is_refused_from_the_start_is_not_used_again() {
     // The registry refuses what its endpoint has just granted: it does not want us.
     assert_error(&tagged.pull().await, 404, "MANIFEST_UNKNOWN", "latest");
     tagged.assert_asked([TOKEN, GET]);
+    tagged.forget_absence();
     tagged.assert_next_pull([TOKEN, GET]).await;
 }
 
@@ -264,6 +265,7 @@ async fn a_challenge_that_cannot_be_answered_is_refused() {
             assert_error(&answer, status, code, "");
             stage.assert_asked([at_registry()]);
             stage.assert_nothing_kept();
+            stage.mirror.clock.advance(Duration::from_secs(30));
             stage.assert_next_pull([token(), fetch()]).await;
         }
     }

@@ -424,7 +424,7 @@ async fn a_blob_that_the_cdn_does_not_have_yet_is_asked_for_again() {
 }
 
 #[tokio::test]
-async fn a_blob_that_is_not_there_is_404_and_asked_for_again() {
+async fn a_blob_that_is_not_there_is_404_and_asked_for_again_after_a_while() {
     let stage = Stage::new(Told::Nothing).await;
     let absent = crate::support::digest_of(b"absent");
     let answer = stage.mirror.blob(super::NGINX, &absent).await;
@@ -434,6 +434,11 @@ async fn a_blob_that_is_not_there_is_404_and_asked_for_again() {
     assert_eq!(stage.asked(), [asked]);
     stage.assert_nothing_kept();
     stage.hub.push_blob(super::NGINX, b"absent".to_vec());
+    let remembered = stage.mirror.blob(super::NGINX, &absent).await;
+    assert_error(&remembered, 404, "BLOB_UNKNOWN", &absent);
+    assert_eq!(super::outcome(&remembered), "negative");
+    assert_eq!(stage.asked(), [""; 0]);
+    stage.mirror.clock.advance(Duration::from_secs(30));
     let answer = stage.mirror.blob(super::NGINX, &absent).await;
     assert_eq!((answer.status, &answer.body[..]), (200, &b"absent"[..]));
     assert_eq!(stage.asked(), [asked, "cdn GET absent"]);

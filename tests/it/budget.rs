@@ -1,0 +1,119 @@
+//! What pulls cost of the upstream's rate limit.
+
+#![expect(clippy::print_stdout, reason = "the test shows what was asked")]
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+
+use crate::client::{End, Response};
+use crate::mirror::TestMirror;
+use crate::support::{FakeHub, Fault, Image, ImageSpec, Origin};
+
+const APP: &str = "library/app";
+const TAGS: [&str; 5] = ["1.0", "1.1", "2.0", "2.1", "latest"];
+const CLIENTS: usize = 200;
+
+/// How often the tags expire.
+const PERIODS: usize = 3;
+
+#[track_caller]
+fn assert_got(answer: &Response, bytes: &[u8]) {
+    assert_eq!(
+        (answer.status, answer.end),
+        (200, End::Complete),
+        "{}",
+        answer.head
+    );
+    assert!(answer.body == bytes, "wrong bytes");
+}
+
+/// Pulls one platform as containerd does.
+async fn pull(mirror: &TestMirror, tag: &str, image: &Image) {
+    let index = mirror.manifest(APP, tag).await;
+    assert_got(&index, &image.bytes);
+    let platform = image.first();
+    let manifest = mirror.manifest(APP, &platform.digest).await;
+    assert_got(&manifest, &platform.bytes);
+    let blobs = platform.blobs().map(async |blob| {
+        assert_got(&mirror.blob(APP, &blob.digest).await, &blob.bytes);
+    });
+    join_all(blobs).await;
+}
+
+/// 200 clients at once, each of which pulls every tag, beginning with another one.
+async fn pull_all(mirror: &TestMirror, images: &[(&str, Image)]) {
+    let clients = (0..CLIENTS).map(async |number| {
+        for step in 0..images.len() {
+            let (tag, image) = &images[(number + step) % images.len()];
+            pull(mirror, tag, image).await;
+        }
+    });
+    join_all(clients).await;
+}
+
+/// How often each line was asked for.
+fn counted(lines: Vec<String>) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for line in lines {
+        *counts.entry(line).or_default() += 1;
+    }
+    counts
+}
+
+fn of(lines: &[String], method: &str) -> usize {
+    let is_manifest = |line: &&String| {
+        line.starts_with(&format!("registry {method}")) && line.contains("/manifests/")
+    };
+    lines.iter().filter(is_manifest).count()
+}
+
+async fn assert_ten_pulls_are_enough(latency: Option<Duration>) {
+    let hub = FakeHub::start().await;
+    let images: Vec<_> = (0..)
+        .zip(TAGS)
+        .map(|(seed, tag)| {
+            (
+                tag,
+                hub.push_image(APP, tag, ImageSpec::layers(1).seed(seed)),
+            )
+        })
+        .collect();
+    let mirror = TestMirror::start(&hub).await;
+    // Every manifest GET counts, and the eleventh is refused.
+    hub.set_rate_limit(Some(10));
+    if let Some(latency) = latency {
+        for origin in Origin::ALL {
+            hub.on(origin).fault(Fault::Delay(latency));
+        }
+    }
+    let mut gets = 0;
+    for period in 1..=PERIODS {
+        pull_all(&mirror, &images).await;
+        let lines = hub.take_summary();
+        println!("period {period}, latency {latency:?}:");
+        for (line, count) in counted(lines.clone()) {
+            println!("  {count} x {line}");
+        }
+        gets += of(&lines, "GET");
+        assert!(of(&lines, "HEAD") <= TAGS.len(), "{lines:#?}");
+        mirror.clock.advance(Duration::from_secs(61));
+    }
+    assert_eq!(gets, 10);
+    // There is none left, not even to ask, and every pull still succeeds.
+    hub.rate_limited(true, None);
+    hub.on(Origin::Registry).fault(Fault::status(429));
+    pull_all(&mirror, &images).await;
+    assert_eq!(of(&hub.take_summary(), "GET"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hundred_clients_of_five_tags_cost_ten_pulls() {
+    assert_ten_pulls_are_enough(None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hundred_clients_of_five_tags_cost_ten_pulls_of_a_slow_upstream() {
+    assert_ten_pulls_are_enough(Some(Duration::from_millis(800))).await;
+}
