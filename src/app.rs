@@ -376,6 +376,7 @@ fn upstream_settings(
         url: settings.url.clone(),
         token_url: settings.token_url.clone(),
         logins: pair.map(login).into_iter().collect(),
+        mirrors: Vec::new(),
         ca: authorities.into_iter().collect(),
         timeout: settings.timeout,
         stall: settings.stall,

@@ -12,7 +12,7 @@ use super::machine::{HELD_BACK, Machine, Step};
 use super::{FetchError, Source};
 use crate::oci::{Digest, Hasher};
 use crate::sys::{clock, random, tasks};
-use crate::upstream::BlobBody;
+use crate::upstream::{BlobBody, Doubt};
 
 /// A transfer of a blob, from an offset on, to one reader.
 pub(super) struct Direct {
@@ -21,6 +21,8 @@ pub(super) struct Direct {
     machine: Machine,
     step: Option<Step>,
     body: Option<BlobBody>,
+    /// Raised when the last body was not the blob, or not all of it.
+    doubt: Option<Doubt>,
     /// The hash state of all bytes so far; `None` for a part of a blob, which has no digest.
     hasher: Option<Hasher>,
     /// Bytes that wait for the digest, or for the reader.
@@ -47,6 +49,7 @@ impl Direct {
             machine,
             step,
             body: None,
+            doubt: None,
             verified: hasher.is_none(),
             hasher,
             held: VecDeque::new(),
@@ -125,13 +128,25 @@ impl Direct {
     }
 
     async fn open(&mut self, offset: u64) -> Step {
+        self.raise_doubt();
         match self.source.open(offset).await {
-            Ok(body) => {
+            Ok(mut body) => {
                 let step = self.machine.opened(&body.host, body.start, body.total);
+                self.doubt = body.take_doubt();
+                if matches!(step, Step::End(_)) && self.doubt.is_some() {
+                    return self.machine.start();
+                }
                 self.body = Some(body);
                 step
             }
             Err(error) => self.machine.open_failed(error),
+        }
+    }
+
+    /// The source of the last body is not to be asked for this blob again, if there is another one.
+    fn raise_doubt(&mut self) {
+        if let Some(doubt) = self.doubt.take() {
+            doubt.raise();
         }
     }
 
@@ -152,7 +167,8 @@ impl Direct {
     }
 
     async fn take(&mut self, mut chunk: Bytes) -> Result<Step, FetchError> {
-        let skipped = self.machine.chunk(chunk.len() as u64)?;
+        let counted = self.machine.chunk(chunk.len() as u64);
+        let skipped = counted.inspect_err(|_| self.raise_doubt())?;
         let fresh = chunk.split_off(
             usize::try_from(skipped)
                 .unwrap_or(usize::MAX)
@@ -178,6 +194,7 @@ impl Direct {
         if let Some(hasher) = self.hasher.take() {
             let found = hasher.finish();
             if found != self.digest {
+                self.raise_doubt();
                 return Err(self.machine.mismatch(self.digest, found));
             }
         }

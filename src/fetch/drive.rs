@@ -19,7 +19,7 @@ use crate::oci::Digest;
 use crate::store::Spool;
 use crate::sys::fs::DiskFile;
 use crate::sys::{clock, random};
-use crate::upstream::{BlobBody, UpstreamError};
+use crate::upstream::{BlobBody, Doubt, UpstreamError};
 
 /// The space that a download of unknown length sets aside at a time.
 const STRIDE: u64 = 16 * 1024 * 1024;
@@ -119,6 +119,8 @@ struct Download<'a> {
     /// Away once it is committed, kept as a part or discarded.
     spool: Option<Spool>,
     body: Option<BlobBody>,
+    /// Raised when the last body was not the blob, or not all of it.
+    doubt: Option<Doubt>,
     stall: Duration,
     /// The space that is set aside for the spool.
     reservation: Option<Reservation>,
@@ -154,6 +156,7 @@ impl<'a> Download<'a> {
             sink,
             spool: Some(part.spool),
             body: None,
+            doubt: None,
             stall: source.stall(),
             reservation: part.reservation,
         })
@@ -177,7 +180,12 @@ impl<'a> Download<'a> {
                 {
                     self.restart().await?
                 }
-                Step::Verify => return self.verify().await,
+                Step::Verify => match self.verify().await {
+                    Err(FetchError::Mismatch { .. }) if self.is_worth_another_source() => {
+                        self.restart().await?
+                    }
+                    verified => return verified,
+                },
                 Step::End(error) => return Err(error),
             };
         }
@@ -185,6 +193,7 @@ impl<'a> Download<'a> {
 
     async fn open(&mut self, offset: u64, backoff: Duration) -> Result<Step, FetchError> {
         self.body = None;
+        self.raise_doubt();
         let (source, _) = current(self.flight)?;
         self.stall = source.stall();
         let opening = async {
@@ -225,8 +234,9 @@ impl<'a> Download<'a> {
         Ok(())
     }
 
-    /// Throws the resumed part away and begins again with an empty spool.
+    /// Throws what is here away and begins again with an empty spool.
     async fn restart(&mut self) -> Result<Step, FetchError> {
+        self.raise_doubt();
         if let Some(spool) = self.spool.take() {
             self.shared.blobs.discard(spool).await;
         }
@@ -236,10 +246,30 @@ impl<'a> Download<'a> {
         Ok(self.machine.start())
     }
 
-    fn accept(&mut self, body: BlobBody) -> Step {
+    fn accept(&mut self, mut body: BlobBody) -> Step {
         let step = self.machine.opened(&body.host, body.start, body.total);
+        self.doubt = body.take_doubt();
+        if matches!(step, Step::End(_)) && self.raise_doubt() {
+            return self.machine.start();
+        }
         self.body = Some(body);
         step
+    }
+
+    /// The source of the last body is not to be asked for this blob again. Whether there is another one.
+    fn raise_doubt(&mut self) -> bool {
+        match self.doubt.take() {
+            Some(doubt) => {
+                doubt.raise();
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Whether other bytes may be had in place of those that are here, and no reader has any of these.
+    fn is_worth_another_source(&self) -> bool {
+        self.doubt.is_some() && self.machine.publishable(self.sink.written()) == 0
     }
 
     /// Takes chunks until something else is to be done.
@@ -392,6 +422,9 @@ impl<'a> Download<'a> {
     async fn fail(mut self, error: FetchError) {
         info!(digest = %self.flight.digest, end = error.label(), %error, "a download ended without its blob");
         self.body = None;
+        if !is_our_own(&error) {
+            self.raise_doubt();
+        }
         let flushed = self.sink.flush().await;
         let file = self.spool.as_ref().map(|spool| Arc::clone(&spool.file));
         let published = self.machine.publishable(self.sink.written());
@@ -454,6 +487,17 @@ async fn reserve(
         }
     }
     Ok(held)
+}
+
+/// Whether the download ended for a reason that says nothing of who sent the bytes.
+const fn is_our_own(error: &FetchError) -> bool {
+    matches!(
+        error,
+        FetchError::Disk { .. }
+            | FetchError::NoRoom { .. }
+            | FetchError::Abandoned
+            | FetchError::Closing
+    )
 }
 
 /// Whether what came so far is worth keeping.

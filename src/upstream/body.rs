@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::{BoxStream, Stream};
 
-use super::UpstreamError;
+use super::{Doubt, UpstreamError};
 
 /// A blob body that has started: where it starts, how long the whole blob is said to be, and its chunks.
 ///
@@ -21,6 +21,7 @@ pub struct BlobBody {
     /// Length of the whole blob in bytes, when the answer names one.
     pub total: Option<u64>,
     chunks: BoxStream<'static, Result<Bytes, UpstreamError>>,
+    doubt: Option<Doubt>,
 }
 
 impl BlobBody {
@@ -36,7 +37,22 @@ impl BlobBody {
             start,
             total,
             chunks: chunks.boxed(),
+            doubt: None,
         }
+    }
+
+    /// The same, from a source that is not asked again once `doubt` is raised.
+    pub(super) fn doubted(self, doubt: Doubt) -> Self {
+        Self {
+            doubt: Some(doubt),
+            ..self
+        }
+    }
+
+    /// What to raise when this turns out not to be the blob, or not all of it: another source is asked then. `None`
+    /// where there is no other, at the upstream itself.
+    pub fn take_doubt(&mut self) -> Option<Doubt> {
+        self.doubt.take()
     }
 
     /// The next chunk, or `None` at the end of a body that was framed completely.

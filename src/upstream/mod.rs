@@ -10,11 +10,13 @@ mod base64;
 mod blob;
 mod body;
 mod counters;
+mod doubt;
 mod error;
 mod failure;
 mod ledger;
 mod logins;
 mod metrics;
+mod mirrors;
 mod redirect;
 mod refusals;
 mod request;
@@ -26,14 +28,17 @@ mod transport;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::LINK;
 use reqwest::Url;
+use rustls::ClientConfig;
 use serde::Deserialize;
 
 pub use body::BlobBody;
 pub use counters::{Class, Counters, Kind};
+pub use doubt::Doubt;
 pub use error::{Phase, UpstreamError};
 pub use ledger::Ledger;
 pub use metrics::UpstreamCollector;
@@ -50,11 +55,12 @@ use auth::Trust;
 use counters::Tally;
 use ledger::RunningLedger;
 use logins::{AuthBuilder, Logins};
+use mirrors::Mirrors;
 use request::{Question, bad_host, content_length, media_type, not_html};
 use retry::retried;
 use settings::{base_url, endpoint_url};
 use token::Limits;
-use transport::{Blobs, Control};
+use transport::{Blobs, Control, connect_limit};
 
 /// The most bytes of one page of tags: 60,000 tags of the greatest length.
 const TAGS_LIMIT: usize = 8 * 1024 * 1024;
@@ -69,11 +75,20 @@ struct Inner {
     control: Control,
     blobs: Blobs,
     logins: Logins,
-    /// The same without logins; `None` where this is it.
+    place: Place,
+    /// The same without logins and mirrors; `None` where this is it.
     anonymous: Option<Upstream>,
     ledger: RunningLedger,
     tally: Arc<Tally>,
     clock: Arc<dyn Clock>,
+}
+
+/// What a registry stands for.
+enum Place {
+    /// Itself, after these were asked.
+    Home(Mirrors),
+    /// The registry of this name.
+    Mirror(String),
 }
 
 /// What a `HEAD` of a manifest tells.
@@ -118,14 +133,31 @@ impl Upstream {
         clock: Arc<dyn Clock>,
         tasks: Tasks,
     ) -> Result<Self, BuildError> {
+        let tls = tls::client_config(&settings.ca)?;
+        let mirror = |url| {
+            let (settings, place) = (settings.of_mirror(url), Place::Mirror(settings.namespace()));
+            Self::connect(settings, place, &tls, Arc::clone(&clock), tasks.clone())
+        };
+        let mirrors: Result<Vec<_>, _> = settings.mirrors.iter().map(mirror).collect();
+        let place = Place::Home(Mirrors::new(mirrors?, &clock));
+        Self::connect(settings, place, &tls, clock, tasks)
+    }
+
+    fn connect(
+        settings: Settings,
+        place: Place,
+        tls: &ClientConfig,
+        clock: Arc<dyn Clock>,
+        tasks: Tasks,
+    ) -> Result<Self, BuildError> {
+        let limit = place.connect_limit(&settings);
         let base = base_url(&settings.url)?;
         let token_url = settings.token_url.as_ref().map(endpoint_url).transpose()?;
         let tally = Arc::new(Tally::default());
-        let tls = tls::client_config(&settings.ca)?;
-        let control = Control::new(tls.clone(), settings.timeout, Arc::clone(&tally))?;
+        let control = Control::new(tls.clone(), limit, Arc::clone(&tally))?;
         let blobs = Blobs::new(
-            tls,
-            settings.timeout,
+            tls.clone(),
+            limit,
             settings.max_connections,
             Arc::clone(&tally),
         );
@@ -150,6 +182,7 @@ impl Upstream {
             base,
             control,
             blobs,
+            place,
             anonymous: None,
             ledger: RunningLedger::default(),
             tally,
@@ -164,7 +197,7 @@ impl Upstream {
         self.0.logins.has_any_for(name.as_str())
     }
 
-    /// The same registry, asked without any credentials: what it answers is for everybody. It shares connections and
+    /// The registry itself, asked without any credentials: what it answers is for everybody. It shares connections and
     /// counters; its rate limit is another, and so is its ledger.
     #[must_use]
     pub fn anonymous(&self) -> Self {
@@ -185,21 +218,9 @@ impl Upstream {
         name: &RepositoryName,
         reference: &Reference,
     ) -> Result<ManifestHead, UpstreamError> {
-        let question = self.0.manifest(Kind::ManifestHead, name, reference)?.head();
-        match self.0.ask(&question, 0).await {
-            Ok(answer) => Ok(ManifestHead {
-                digest: claimed(&answer.headers),
-                media_type: media_type(&answer.headers).map(Into::into),
-                size: content_length(&answer.headers),
-            }),
-            Err(UpstreamError::Status {
-                status: 405 | 501, ..
-            }) => Ok(ManifestHead {
-                digest: None,
-                media_type: None,
-                size: None,
-            }),
-            Err(error) => Err(error),
+        match self.0.mirrors().head_manifest(name, reference).await {
+            Some(head) => Ok(head),
+            None => self.0.head_manifest(name, reference).await,
         }
     }
 
@@ -213,14 +234,10 @@ impl Upstream {
         name: &RepositoryName,
         reference: &Reference,
     ) -> Result<ManifestBody, UpstreamError> {
-        let question = self.0.manifest(Kind::ManifestGet, name, reference)?;
-        let answer = self.0.ask(&question, MANIFEST_LIMIT).await?;
-        not_html(&answer.host, &answer.headers)?;
-        Ok(ManifestBody {
-            claimed: claimed(&answer.headers),
-            media_type: media_type(&answer.headers).map(Into::into),
-            bytes: answer.bytes,
-        })
+        match self.0.mirrors().get_manifest(name, reference).await {
+            Some(manifest) => Ok(manifest),
+            None => self.0.get_manifest(name, reference).await,
+        }
     }
 
     /// Asks whether the repository has a blob; yields its length in bytes where that is told.
@@ -234,7 +251,10 @@ impl Upstream {
         name: &RepositoryName,
         digest: Digest,
     ) -> Result<Option<u64>, UpstreamError> {
-        self.0.head_blob(name, digest).await
+        match self.0.mirrors().head_blob(name, digest).await {
+            Some(length) => Ok(length),
+            None => self.0.head_blob(name, digest).await,
+        }
     }
 
     /// Opens a blob at `offset`: one attempt, apart from one new token when the registry refuses the one in use.
@@ -249,7 +269,10 @@ impl Upstream {
         digest: Digest,
         offset: u64,
     ) -> Result<BlobBody, UpstreamError> {
-        self.0.open_blob(name, digest, offset).await
+        match self.0.mirrors().open_blob(name, digest, offset).await {
+            Some(body) => Ok(body),
+            None => self.0.open_blob(name, digest, offset).await,
+        }
     }
 
     /// One page of the repository's tags: at most `n`, after `last`.
@@ -334,11 +357,32 @@ impl fmt::Debug for Upstream {
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
+impl Place {
+    /// How long connecting may take.
+    fn connect_limit(&self, settings: &Settings) -> Duration {
+        let limit = connect_limit(settings.timeout);
+        match self {
+            Self::Home(_) => limit,
+            Self::Mirror(_) => limit.min(mirrors::CONNECT_LIMIT),
+        }
+    }
+}
+
 impl Inner {
+    /// Who is asked before.
+    fn mirrors(&self) -> &Mirrors {
+        static NONE: Mirrors = Mirrors::none();
+        match &self.place {
+            Place::Home(mirrors) => mirrors,
+            Place::Mirror(_) => &NONE,
+        }
+    }
+
     /// The same registry as nobody asks it.
     fn without(&self, builder: &AuthBuilder) -> Self {
         let settings = Settings {
             logins: Vec::new(),
+            mirrors: Vec::new(),
             ..self.settings.clone()
         };
         Self {
@@ -347,11 +391,50 @@ impl Inner {
             base: self.base.clone(),
             control: self.control.clone(),
             blobs: self.blobs.clone(),
+            place: Place::Home(Mirrors::default()),
             anonymous: None,
             ledger: RunningLedger::default(),
             tally: Arc::clone(&self.tally),
             clock: Arc::clone(&self.clock),
         }
+    }
+
+    async fn head_manifest(
+        &self,
+        name: &RepositoryName,
+        reference: &Reference,
+    ) -> Result<ManifestHead, UpstreamError> {
+        let question = self.manifest(Kind::ManifestHead, name, reference)?.head();
+        match self.ask(&question, 0).await {
+            Ok(answer) => Ok(ManifestHead {
+                digest: claimed(&answer.headers),
+                media_type: media_type(&answer.headers).map(Into::into),
+                size: content_length(&answer.headers),
+            }),
+            Err(UpstreamError::Status {
+                status: 405 | 501, ..
+            }) => Ok(ManifestHead {
+                digest: None,
+                media_type: None,
+                size: None,
+            }),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn get_manifest(
+        &self,
+        name: &RepositoryName,
+        reference: &Reference,
+    ) -> Result<ManifestBody, UpstreamError> {
+        let question = self.manifest(Kind::ManifestGet, name, reference)?;
+        let answer = self.ask(&question, MANIFEST_LIMIT).await?;
+        not_html(&answer.host, &answer.headers)?;
+        Ok(ManifestBody {
+            claimed: claimed(&answer.headers),
+            media_type: media_type(&answer.headers).map(Into::into),
+            bytes: answer.bytes,
+        })
     }
 
     async fn head_blob(
@@ -385,11 +468,16 @@ impl Inner {
         Ok(Question::new(kind, url, name, ACCEPT_MANIFESTS))
     }
 
-    /// `<base>/v2/<name>/<rest>`; every part is of a grammar that needs no escapes.
+    /// `<base>/v2/<name>/<rest>`; every part is of a grammar that needs no escapes. A mirror is told what it is asked to
+    /// stand for, as containerd does: it may stand for several.
     fn url(&self, name: &RepositoryName, rest: &str) -> Result<Url, UpstreamError> {
         let base = self.base.as_str().trim_end_matches('/');
-        Url::parse(&format!("{base}/v2/{name}/{rest}"))
-            .map_err(|_| bad_host(&redirect::host_of(&self.base), "its URL is unusable".into()))
+        let mut url = Url::parse(&format!("{base}/v2/{name}/{rest}"))
+            .map_err(|_| bad_host(&redirect::host_of(&self.base), "its URL is unusable".into()))?;
+        if let Place::Mirror(namespace) = &self.place {
+            url.query_pairs_mut().append_pair("ns", namespace);
+        }
+        Ok(url)
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::Uri;
 use reqwest::Url;
 
+use super::mirrors;
 use crate::oci::name::RepositoryName;
 use crate::sys::secret::Secret;
 
@@ -25,6 +26,9 @@ pub struct Settings {
     pub token_url: Option<Uri>,
     /// As whom the upstream is asked. A repository that none of them is for is asked for anonymously.
     pub logins: Vec<Login>,
+    /// Registries with the same content that are asked before it, in this order, for manifests and blobs: anonymously,
+    /// and without being waited for for long. However one fails, the next is asked, and the upstream at last.
+    pub mirrors: Vec<Uri>,
     /// Certificate authorities that are trusted besides the system's, each one or more certificates as PEM.
     pub ca: Vec<Vec<u8>>,
     /// How long connecting and waiting for the first byte may take, all attempts of one question together.
@@ -76,6 +80,28 @@ pub enum BuildError {
 }
 
 impl Settings {
+    /// What a mirror of several registries knows this one by: the host that images are named by.
+    pub(super) fn namespace(&self) -> String {
+        let host = self.url.authority().map(ToString::to_string);
+        match host {
+            Some(host) if &*self.name != DOCKER_HUB => host,
+            _ => self.name.to_string(),
+        }
+    }
+
+    /// The settings of its mirror at `url`.
+    pub(super) fn of_mirror(&self, url: &Uri) -> Self {
+        Self {
+            url: url.clone(),
+            token_url: None,
+            logins: Vec::new(),
+            mirrors: Vec::new(),
+            timeout: self.timeout.min(mirrors::ANSWER_LIMIT),
+            retries: 0,
+            ..self.clone()
+        }
+    }
+
     /// The `service` that tokens are asked for before the registry has named one itself.
     pub(super) fn known_service(&self) -> Option<&'static str> {
         (&*self.name == DOCKER_HUB).then_some(DOCKER_HUB_SERVICE)

@@ -171,7 +171,7 @@ pub(super) struct Control {
 impl Control {
     pub(super) fn new(
         mut tls: rustls::ClientConfig,
-        timeout: Duration,
+        connect: Duration,
         tally: Arc<Tally>,
     ) -> Result<Self, BuildError> {
         tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
@@ -186,7 +186,7 @@ impl Control {
             .no_zstd()
             .no_deflate()
             .referer(false)
-            .connect_timeout(connect_limit(timeout))
+            .connect_timeout(connect)
             .tcp_nodelay(true)
             .tcp_keepalive(KEEPALIVE)
             .pool_idle_timeout(IDLE_LIMIT)
@@ -249,7 +249,7 @@ pub(super) struct Blobs {
 impl Blobs {
     pub(super) fn new(
         tls: rustls::ClientConfig,
-        timeout: Duration,
+        connect: Duration,
         max_connections: usize,
         tally: Arc<Tally>,
     ) -> Self {
@@ -258,7 +258,7 @@ impl Blobs {
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_keepalive(Some(KEEPALIVE));
-        tcp.set_connect_timeout(Some(connect_limit(timeout)));
+        tcp.set_connect_timeout(Some(connect));
         let connector = HttpsConnectorBuilder::new()
             .with_tls_config(tls)
             .https_or_http()
@@ -359,6 +359,6 @@ async fn slot(
 }
 
 /// Connecting may take most of `timeout`: what is left tells a host that is silent from one that is not there.
-fn connect_limit(timeout: Duration) -> Duration {
+pub(super) fn connect_limit(timeout: Duration) -> Duration {
     CONNECT_LIMIT.min(timeout * 3 / 4)
 }

@@ -7,6 +7,7 @@ mod blobs;
 mod control;
 mod credentials;
 mod logins;
+mod mirrors;
 mod redirects;
 mod tls;
 mod tokens;
@@ -35,6 +36,7 @@ fn settings(hub: &FakeHub) -> Settings {
         url: hub.registry_url().parse().unwrap(),
         token_url: Some(hub.token_url().parse().unwrap()),
         logins: Vec::new(),
+        mirrors: Vec::new(),
         ca: Vec::new(),
         timeout: PATIENCE,
         stall: PATIENCE,
