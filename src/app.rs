@@ -4,6 +4,8 @@
 //! serves what it has, with no network at all. Modules get their settings here; none of them reads a file or the
 //! environment.
 
+mod upstreams;
+
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,25 +17,21 @@ use prometheus_client::registry::Registry as Metrics;
 use tracing::{info, warn};
 
 use crate::blobs::{Blobs, BlobsError, DataDirectory, DirectoryError};
-use crate::config::{CacheSettings, DEFAULT_UPSTREAM, Fsync, Settings, UpstreamSettings};
-use crate::directory::Directory;
+use crate::config::{CacheSettings, Fsync, Settings};
 use crate::fetch::{self, Fetch};
 use crate::http::{
     AccessSink, BindError, Drained, HttpMetrics, ListenAddress, Server, Service, Telemetry,
     Timeouts,
 };
 use crate::index::{Index, IndexError, SqliteIndex};
-use crate::proxy::{self, Proxy};
 use crate::store::{FsStore, StoreError, Sync};
 use crate::sys::clock::{self, Anchor, Clock, Jump, Timeline};
-use crate::sys::fs::{Disk, FileSystemKind, OsDisk, read_small};
+use crate::sys::fs::{Disk, FileSystemKind, OsDisk};
 use crate::sys::process;
 use crate::sys::tasks::{self, Tasks};
 use crate::sys::telemetry::{AccessLog, TelemetryError};
-use crate::upstream::{self, Login, Upstream, UpstreamCollector};
-
-/// The largest file of certificate authorities that is read.
-const CA_LIMIT: usize = 16 * 1024 * 1024;
+use crate::upstream::{self, Upstream, UpstreamCollector};
+use upstreams::{Ground, Upstreams};
 
 /// What downloads get to end themselves once no client is left.
 const LANDING_TIME: Duration = Duration::from_secs(5);
@@ -50,7 +48,7 @@ pub struct App {
     fetch: Fetch,
     tasks: Tasks,
     access: AccessLog,
-    directory: DataDirectory,
+    data: DataDirectory,
 }
 
 /// Why the mirror does not start.
@@ -159,8 +157,8 @@ impl App {
         let (dir, wait) = (&settings.storage.dir, settings.server.lock_wait);
         // Before the lock and the index, which may be what fails there.
         report_file_system(Arc::clone(&disk), dir).await;
-        let directory = DataDirectory::open(&*disk, dir, wait).await?;
-        let index: Arc<dyn Index> = Arc::new(SqliteIndex::open(&directory.index())?);
+        let data = DataDirectory::open(&*disk, dir, wait).await?;
+        let index: Arc<dyn Index> = Arc::new(SqliteIndex::open(&data.index())?);
         let boot = process::boot();
         let timeline = timeline(&*index, &clock, boot.as_deref())?;
         let store = FsStore::open(Arc::clone(&disk), dir, sync(settings.storage.fsync))?;
@@ -181,22 +179,20 @@ impl App {
         let tasks = Tasks::new();
         tend(&blobs, &tasks, &settings.cache);
         let fetch = Fetch::new(blobs.clone(), tasks.clone(), fetch_settings(settings));
-        let (name, upstream) = default_upstream(settings);
-        let client = open_upstream(&*disk, &name, &upstream, &timeline, &tasks)?;
-        let parts = proxy::Parts {
-            upstream: client.clone(),
+        let ground = Ground {
+            disk,
             index,
             blobs,
             fetch: fetch.clone(),
             clock: timeline,
             tasks: tasks.clone(),
         };
-        let proxy = Proxy::new(parts, proxy_settings(settings, &upstream));
+        let Upstreams { directory, clients } = Upstreams::open(&ground, settings)?;
 
         let access = AccessLog::open(&settings.log.access)?;
         let service = Service {
-            directory: Directory::new(Arc::new(proxy)),
-            telemetry: telemetry(&access, &fetch, client),
+            directory,
+            telemetry: telemetry(&access, &fetch, clients),
             clock,
         };
         let server = Server::bind(server_settings(settings, files), service).await?;
@@ -205,7 +201,7 @@ impl App {
             fetch,
             tasks,
             access,
-            directory,
+            data,
         })
     }
 
@@ -228,7 +224,7 @@ impl App {
         self.access.flush();
         // The index closes before the lock goes: the next process may take over at once.
         drop(self.fetch);
-        drop(self.directory);
+        drop(self.data);
         drained
     }
 }
@@ -236,7 +232,7 @@ impl App {
 impl fmt::Debug for App {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("App")
-            .field("directory", &self.directory)
+            .field("data", &self.data)
             .finish_non_exhaustive()
     }
 }
@@ -330,78 +326,9 @@ const fn sync(fsync: Fsync) -> Sync {
     }
 }
 
-fn default_upstream(settings: &Settings) -> (String, UpstreamSettings) {
-    let configured = settings.upstreams.get_key_value(DEFAULT_UPSTREAM);
-    configured.map_or_else(
-        || (DEFAULT_UPSTREAM.to_owned(), UpstreamSettings::default()),
-        |(name, upstream)| (name.clone(), upstream.clone()),
-    )
-}
-
-fn open_upstream(
-    disk: &dyn Disk,
-    name: &str,
-    settings: &UpstreamSettings,
-    clock: &Arc<dyn Clock>,
-    tasks: &Tasks,
-) -> Result<Upstream, AppError> {
-    let read = |path: &PathBuf| {
-        let unreadable = |source| AppError::Authority {
-            path: path.clone(),
-            source,
-        };
-        read_small(disk, path, CA_LIMIT).map_err(unreadable)
-    };
-    let authorities = settings.ca.as_ref().map(read).transpose()?;
-    let settings = upstream_settings(name, settings, authorities);
-    Upstream::new(settings, Arc::clone(clock), tasks.clone()).map_err(|source| AppError::Upstream {
-        name: name.to_owned(),
-        source,
-    })
-}
-
-fn upstream_settings(
-    name: &str,
-    settings: &UpstreamSettings,
-    authorities: Option<Vec<u8>>,
-) -> upstream::Settings {
-    let login = |(username, password)| Login {
-        prefix: None,
-        username,
-        password,
-    };
-    let pair = settings.username.clone().zip(settings.password.clone());
-    upstream::Settings {
-        name: name.into(),
-        url: settings.url.clone(),
-        token_url: settings.token_url.clone(),
-        logins: pair.map(login).into_iter().collect(),
-        mirrors: Vec::new(),
-        ca: authorities.into_iter().collect(),
-        timeout: settings.timeout,
-        stall: settings.stall,
-        retries: settings.retries,
-        max_connections: usize::try_from(settings.max_connections).unwrap_or(usize::MAX),
-    }
-}
-
 fn fetch_settings(settings: &Settings) -> fetch::Settings {
     fetch::Settings {
         finish_abandoned: settings.cache.finish_abandoned.as_u64(),
-    }
-}
-
-fn proxy_settings(settings: &Settings, upstream: &UpstreamSettings) -> proxy::Settings {
-    proxy::Settings {
-        freshness: proxy::Freshness {
-            tag_ttl: settings.cache.tag_ttl,
-            ..proxy::Freshness::default()
-        },
-        revalidate_timeout: settings.cache.revalidate_timeout,
-        memory: settings.cache.memory.as_u64(),
-        never_cache: settings.cache.never_cache.clone(),
-        stall: upstream.stall,
-        retries: upstream.retries,
     }
 }
 
@@ -411,18 +338,25 @@ fn server_settings(settings: &Settings, files: Option<u64>) -> crate::http::Sett
     let affordable = files.map_or(u64::MAX, |files| files / 2).max(1);
     let connections = u64::from(settings.server.max_connections).min(affordable);
     crate::http::Settings {
-        listen: settings.server.listen.clone(),
+        listen: settings
+            .server
+            .listen
+            .iter()
+            .cloned()
+            .map(Into::into)
+            .collect(),
         drain: settings.server.drain,
         max_connections: usize::try_from(connections).unwrap_or(usize::MAX),
         timeouts: Timeouts::default(),
     }
 }
 
-fn telemetry(access: &AccessLog, fetch: &Fetch, upstream: Upstream) -> Telemetry {
+fn telemetry(access: &AccessLog, fetch: &Fetch, upstreams: Vec<Upstream>) -> Telemetry {
     let mut registry = Metrics::default();
     let metrics = HttpMetrics::register(&mut registry);
     fetch.register(&mut registry);
-    registry.register_collector(Box::new(UpstreamCollector::new(upstream)));
+    let upstreams = UpstreamCollector::new(move || upstreams.clone());
+    registry.register_collector(Box::new(upstreams));
     let lines = access.clone();
     let sink: AccessSink = Arc::new(move |line: String| lines.line(&line));
     Telemetry {

@@ -358,6 +358,20 @@ pub enum RegistryError {
         /// The repository.
         name: RepositoryName,
     },
+    /// No such upstream. It was not asked.
+    #[error(
+        "this mirror has no upstream {host:?}: its configuration needs a table [upstreams.{host:?}]"
+    )]
+    UpstreamUnknown {
+        /// The host that a client named.
+        host: String,
+    },
+    /// Not allowed.
+    #[error("{message}")]
+    Denied {
+        /// What is refused, and which key of the configuration refuses it.
+        message: String,
+    },
     /// The range starts after the blob's end.
     #[error("the range lies outside the blob's {size} bytes")]
     RangeNotSatisfiable {
@@ -415,9 +429,11 @@ impl RegistryError {
     pub const fn outcome(&self) -> Outcome {
         Outcome::Error(match self {
             Self::Negative { .. } => return Outcome::Negative,
-            Self::ManifestUnknown { .. } | Self::BlobUnknown { .. } | Self::NameUnknown { .. } => {
-                ErrorReason::NotFound
-            }
+            Self::ManifestUnknown { .. }
+            | Self::BlobUnknown { .. }
+            | Self::NameUnknown { .. }
+            | Self::UpstreamUnknown { .. } => ErrorReason::NotFound,
+            Self::Denied { .. } => ErrorReason::Denied,
             Self::RangeNotSatisfiable { .. } => ErrorReason::Range,
             Self::Unsupported { .. } => ErrorReason::Unsupported,
             Self::RateLimited { .. } => ErrorReason::RateLimited,

@@ -21,10 +21,19 @@ const HEAD_LIMIT: usize = 32 * 1024;
 /// The most bytes that are read ahead, and that wait to be written beside the chunk at hand.
 const BUFFER_LIMIT: usize = 64 * 1024;
 
+/// Who is at the other end, and where they came in.
+#[derive(Clone, Debug)]
+pub(super) struct Peer {
+    /// The address; `None` on a unix socket.
+    pub(super) address: Option<IpAddr>,
+    /// The upstream that a name without one means on this listener.
+    pub(super) repository: Option<Arc<str>>,
+}
+
 /// Serves requests until the peer is done, `closing` asks to end after the running one, or `cut` says at once.
 pub(super) async fn serve<Io>(
     io: Io,
-    peer: Option<IpAddr>,
+    peer: Peer,
     service: Arc<Service>,
     timeouts: Timeouts,
     closing: impl Future<Output = ()>,
@@ -36,7 +45,7 @@ pub(super) async fn serve<Io>(
     let asked = AtomicBool::new(false);
     let requests = service_fn(|request| {
         asked.store(true, Ordering::Relaxed);
-        respond(Arc::clone(&service), peer, request)
+        respond(Arc::clone(&service), peer.clone(), request)
     });
     let mut connection = pin!(builder(timeouts).serve_connection(io, requests));
     let ended = tokio::select! {
@@ -56,7 +65,7 @@ pub(super) async fn serve<Io>(
         }
     };
     if let Err(error) = ended {
-        tracing::debug!(?peer, %error, "a connection ended early");
+        tracing::debug!(peer = ?peer.address, %error, "a connection ended early");
     }
 }
 

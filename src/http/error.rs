@@ -57,6 +57,8 @@ pub(super) fn of_registry(error: &RegistryError, request: &Request) -> Reply {
         | RegistryError::BlobUnknown { .. }
         | RegistryError::NameUnknown { .. }
         | RegistryError::Negative { .. }
+        | RegistryError::UpstreamUnknown { .. }
+        | RegistryError::Denied { .. }
         | RegistryError::BadUpstream { .. }
         | RegistryError::Internal { .. } => reply,
     }
@@ -95,8 +97,11 @@ fn status(error: &RegistryError) -> (StatusCode, Code) {
     match error {
         RegistryError::ManifestUnknown { .. } => (StatusCode::NOT_FOUND, Code::ManifestUnknown),
         RegistryError::BlobUnknown { .. } => (StatusCode::NOT_FOUND, Code::BlobUnknown),
-        RegistryError::NameUnknown { .. } => (StatusCode::NOT_FOUND, Code::NameUnknown),
+        RegistryError::NameUnknown { .. } | RegistryError::UpstreamUnknown { .. } => {
+            (StatusCode::NOT_FOUND, Code::NameUnknown)
+        }
         RegistryError::Negative { unknown } => status(unknown),
+        RegistryError::Denied { .. } => (StatusCode::FORBIDDEN, Code::Denied),
         RegistryError::RangeNotSatisfiable { .. } => {
             (StatusCode::RANGE_NOT_SATISFIABLE, Code::SizeInvalid)
         }
@@ -156,6 +161,16 @@ mod tests {
     fn every_error_has_the_status_that_clients_handle_best() {
         let message = || "why".to_owned();
         let table = [
+            (
+                RegistryError::UpstreamUnknown { host: message() },
+                404,
+                Code::NameUnknown,
+            ),
+            (
+                RegistryError::Denied { message: message() },
+                403,
+                Code::Denied,
+            ),
             (
                 RegistryError::RangeNotSatisfiable { size: 7 },
                 416,

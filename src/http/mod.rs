@@ -27,5 +27,5 @@ pub use access_log::AccessSink;
 pub use address::{InvalidListenAddress, ListenAddress};
 pub use listener::BindError;
 pub use metrics::HttpMetrics;
-pub use server::{Drained, Server, Settings, Timeouts};
+pub use server::{Drained, Listen, Server, Settings, Timeouts};
 pub use service::{Service, Telemetry};

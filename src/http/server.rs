@@ -1,7 +1,7 @@
 //! The server's life: bind, accept, drain.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::address::ListenAddress;
-use super::connection;
+use super::connection::{self, Peer};
 use super::listener::{Accept, BindError, Listener, is_of_one_connection};
 use super::service::Service;
 use crate::sys::clock;
@@ -30,13 +30,22 @@ const CUT_TIME: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Where to listen.
-    pub listen: Vec<ListenAddress>,
+    pub listen: Vec<Listen>,
     /// How long running transfers get when the server ends.
     pub drain: Duration,
     /// The most connections that are served at once; further ones wait in the kernel's queue.
     pub max_connections: usize,
     /// When to give up on a peer.
     pub timeouts: Timeouts,
+}
+
+/// An address to listen on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// The address.
+    pub address: ListenAddress,
+    /// The upstream that a name without one means there; `None` for the directory's own default.
+    pub repository: Option<Arc<str>>,
 }
 
 /// When to give up on a peer.
@@ -50,7 +59,7 @@ pub struct Timeouts {
 
 /// A server that is bound, and serves nobody yet.
 pub struct Server {
-    listeners: Vec<Listener>,
+    listeners: Vec<(Listener, Option<Arc<str>>)>,
     service: Arc<Service>,
     settings: Settings,
 }
@@ -78,10 +87,19 @@ struct Connections {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            listen: vec![SocketAddr::from(([127, 0, 0, 1], 5000)).into()],
+            listen: vec![ListenAddress::from(SocketAddr::from(([127, 0, 0, 1], 5000))).into()],
             drain: Duration::from_secs(30),
             max_connections: 10_000,
             timeouts: Timeouts::default(),
+        }
+    }
+}
+
+impl From<ListenAddress> for Listen {
+    fn from(address: ListenAddress) -> Self {
+        Self {
+            address,
+            repository: None,
         }
     }
 }
@@ -102,8 +120,9 @@ impl Server {
     /// [`BindError`] for the first address that cannot be had.
     pub async fn bind(settings: Settings, service: Service) -> Result<Self, BindError> {
         let mut listeners = Vec::new();
-        for address in &settings.listen {
-            listeners.extend(Listener::bind(address).await?);
+        for listen in &settings.listen {
+            let bound = Listener::bind(&listen.address).await?.into_iter();
+            listeners.extend(bound.map(|listener| (listener, listen.repository.clone())));
         }
         Ok(Self {
             listeners,
@@ -117,7 +136,10 @@ impl Server {
     /// # Errors
     /// The system does not tell.
     pub fn local_addresses(&self) -> io::Result<Vec<ListenAddress>> {
-        self.listeners.iter().map(Listener::local_address).collect()
+        let listeners = self.listeners.iter();
+        listeners
+            .map(|(listener, _)| listener.local_address())
+            .collect()
     }
 
     /// Serves until `shutdown`, then lets running requests finish within the drain time. Idle connections are closed
@@ -131,8 +153,8 @@ impl Server {
             serving: Tasks::new(),
             cut: CancellationToken::new(),
         };
-        for listener in self.listeners {
-            connections.listen(listener);
+        for (listener, repository) in self.listeners {
+            connections.listen(listener, repository);
         }
         shutdown.await;
         connections.drain(self.settings.drain).await
@@ -140,16 +162,16 @@ impl Server {
 }
 
 impl Connections {
-    fn listen(&self, listener: Listener) {
-        let connections = self.clone();
+    fn listen(&self, listener: Listener, repository: Option<Arc<str>>) {
+        let (connections, accepting) = (self.clone(), &self.accepting);
         match listener {
-            Listener::Tcp(tcp) => self.accepting.spawn("accept", connections.accept(tcp)),
-            Listener::Unix(unix) => self.accepting.spawn("accept", connections.accept(unix)),
+            Listener::Tcp(tcp) => accepting.spawn("accept", connections.accept(tcp, repository)),
+            Listener::Unix(unix) => accepting.spawn("accept", connections.accept(unix, repository)),
         };
     }
 
     /// Accepts until the server ends. What cannot be accepted for want of files or memory waits; the loop goes on.
-    async fn accept<A: Accept>(self, listener: A) {
+    async fn accept<A: Accept>(self, listener: A, repository: Option<Arc<str>>) {
         let mut closing = pin!(self.accepting.closing());
         let mut warned = None;
         loop {
@@ -159,13 +181,18 @@ impl Connections {
                 accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok((io, peer)) => {
+                Ok((io, address)) => {
                     let slot = tokio::select! {
                         biased;
                         () = &mut closing => return,
                         slot = Arc::clone(&self.slots).acquire_owned() => slot,
                     };
                     if let Ok(slot) = slot {
+                        let repository = repository.clone();
+                        let peer = Peer {
+                            address,
+                            repository,
+                        };
                         self.start(io, peer, slot);
                     }
                 }
@@ -178,7 +205,7 @@ impl Connections {
         }
     }
 
-    fn start<Io>(&self, io: Io, peer: Option<IpAddr>, slot: OwnedSemaphorePermit)
+    fn start<Io>(&self, io: Io, peer: Peer, slot: OwnedSemaphorePermit)
     where
         Io: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {

@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +15,7 @@ use prometheus_client::registry::Registry as MetricRegistry;
 
 use super::access_log::AccessSink;
 use super::body::Body;
+use super::connection::Peer;
 use super::exchange::Exchange;
 use super::metrics::{self, HttpMetrics};
 use super::reply::Reply;
@@ -60,20 +60,20 @@ impl fmt::Debug for Service {
 /// Answers one request.
 pub(super) async fn respond(
     service: Arc<Service>,
-    client: Option<IpAddr>,
+    peer: Peer,
     request: http::Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
     let (head, body) = request.into_parts();
     let mut exchange = Exchange::begin(
         Arc::clone(&service),
-        client,
+        peer.address,
         &head.method,
         &head.uri,
         &head.headers,
     );
     let mut reply = match ill_formed(&head) {
         Some(reason) => error::bad_request(reason).close(),
-        None => service.reply(client, &head, &mut exchange).await,
+        None => service.reply(&peer, &head, &mut exchange).await,
     };
     if head.version < Version::HTTP_11 && reply.has_unknown_length() {
         // There the end of the connection is the end of the body: a blob that is cut would look whole.
@@ -86,13 +86,13 @@ pub(super) async fn respond(
 }
 
 impl Service {
-    async fn reply(&self, client: Option<IpAddr>, head: &Parts, exchange: &mut Exchange) -> Reply {
+    async fn reply(&self, peer: &Peer, head: &Parts, exchange: &mut Exchange) -> Reply {
         let path = head.uri.path();
         let (operation, page): (_, fn(&Self) -> Reply) = match path {
             "/" => ("root", |_| root()),
             "/livez" | "/healthz" | "/readyz" | "/startupz" => ("health", |_| healthy()),
             "/metrics" => ("metrics", Self::metrics),
-            _ => return self.registry(client, head, exchange).await,
+            _ => return self.registry(peer, head, exchange).await,
         };
         exchange.operation(operation);
         match head.method {
@@ -101,12 +101,7 @@ impl Service {
         }
     }
 
-    async fn registry(
-        &self,
-        client: Option<IpAddr>,
-        head: &Parts,
-        exchange: &mut Exchange,
-    ) -> Reply {
+    async fn registry(&self, peer: &Peer, head: &Parts, exchange: &mut Exchange) -> Reply {
         let (path, query) = (head.uri.path(), head.uri.query());
         let parsed = match Request::parse(&head.method, path, query, single_range(&head.headers)) {
             Ok(parsed) => parsed,
@@ -114,12 +109,13 @@ impl Service {
         };
         exchange.about(&parsed.request);
         let caller = Caller {
-            address: client,
+            address: peer.address,
             request_id: exchange.request_id(),
         };
         v2::reply(&v2::Ask {
             directory: &self.directory,
             caller: &caller,
+            listener: peer.repository.as_deref(),
             parsed: &parsed,
             path,
             headers: &head.headers,

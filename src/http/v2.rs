@@ -35,6 +35,8 @@ const PAGE_LIMIT: u64 = 10_000;
 pub(super) struct Ask<'a> {
     pub(super) directory: &'a Directory,
     pub(super) caller: &'a Caller,
+    /// The upstream that a name without one means where the request came in.
+    pub(super) listener: Option<&'a str>,
     pub(super) parsed: &'a Parsed,
     /// The path as the client sent it, for links.
     pub(super) path: &'a str,
@@ -73,7 +75,8 @@ pub(super) async fn reply(ask: &Ask<'_>) -> Reply {
 
 impl Ask<'_> {
     fn route(&self) -> Result<Route<'_>, RegistryError> {
-        self.directory.route(self.caller, self.parsed)
+        self.directory
+            .route(self.caller, self.parsed, self.listener)
     }
 }
 

@@ -1,12 +1,16 @@
 //! What the proxy remembers between requests, so that a warm pull touches neither disk nor index.
 //!
-//! Everything here is derived from the index and may be forgotten at any time.
+//! Everything here is derived from the index and may be forgotten at any time. Proxies share it, so that its limit
+//! bounds them together: content is kept by digest alone, facts about a repository by upstream and name.
+
+use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
-use crate::index::{Membership, TagRecord};
+use crate::index::{Membership, RepositoryKey, TagRecord};
 use crate::oci::{Digest, RepositoryName, Tag};
 use crate::registry::ManifestContent;
 
@@ -15,16 +19,24 @@ const MEMBERS: u64 = 50_000;
 /// What an entry costs beside its bytes.
 const OVERHEAD: usize = 512;
 
-pub(super) struct Memory {
+/// What proxies remember. Clones share it.
+#[derive(Clone)]
+pub struct Memory {
     manifests: Cache<Digest, ManifestContent>,
     blobs: Cache<Digest, Bytes>,
-    tags: Cache<(RepositoryName, Tag), TagRecord>,
-    members: Cache<(RepositoryName, Digest), Membership>,
+    tags: Cache<(RepositoryKey, Tag), TagRecord>,
+    members: Cache<(RepositoryKey, Digest), Membership>,
+}
+
+/// The memory as the proxy of one upstream sees it.
+pub(super) struct Recall {
+    memory: Memory,
+    upstream: Arc<str>,
 }
 
 impl Memory {
     /// Keeps at most `bytes` bytes, half of them manifests and half small blobs.
-    pub(super) fn new(bytes: u64) -> Self {
+    pub fn new(bytes: u64) -> Self {
         let half = bytes / 2;
         Self {
             manifests: weighed(half, |manifest: &ManifestContent| manifest.bytes.len()),
@@ -33,33 +45,56 @@ impl Memory {
             members: recent(MEMBERS),
         }
     }
+}
+
+impl fmt::Debug for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Memory").finish_non_exhaustive()
+    }
+}
+
+impl Recall {
+    pub(super) const fn new(memory: Memory, upstream: Arc<str>) -> Self {
+        Self { memory, upstream }
+    }
+
+    fn key(&self, name: &RepositoryName) -> RepositoryKey {
+        RepositoryKey {
+            upstream: Arc::clone(&self.upstream),
+            name: name.clone(),
+        }
+    }
 
     pub(super) fn blob(&self, digest: Digest) -> Option<Bytes> {
-        self.blobs.get(&digest)
+        self.memory.blobs.get(&digest)
     }
 
     pub(super) fn keep_blob(&self, digest: Digest, bytes: Bytes) {
-        self.blobs.insert(digest, bytes);
+        self.memory.blobs.insert(digest, bytes);
     }
 
     pub(super) fn manifest(&self, digest: Digest) -> Option<ManifestContent> {
-        self.manifests.get(&digest)
+        self.memory.manifests.get(&digest)
     }
 
     pub(super) fn keep_manifest(&self, manifest: &ManifestContent) {
-        self.manifests.insert(manifest.digest, manifest.clone());
+        self.memory
+            .manifests
+            .insert(manifest.digest, manifest.clone());
     }
 
     pub(super) fn tag(&self, name: &RepositoryName, tag: &Tag) -> Option<TagRecord> {
-        self.tags.get(&(name.clone(), tag.clone()))
+        self.memory.tags.get(&(self.key(name), tag.clone()))
     }
 
     pub(super) fn keep_tag(&self, name: &RepositoryName, tag: &Tag, record: TagRecord) {
-        self.tags.insert((name.clone(), tag.clone()), record);
+        self.memory
+            .tags
+            .insert((self.key(name), tag.clone()), record);
     }
 
     pub(super) fn member(&self, name: &RepositoryName, digest: Digest) -> Option<Membership> {
-        self.members.get(&(name.clone(), digest))
+        self.memory.members.get(&(self.key(name), digest))
     }
 
     pub(super) fn keep_member(
@@ -68,7 +103,9 @@ impl Memory {
         digest: Digest,
         membership: Membership,
     ) {
-        self.members.insert((name.clone(), digest), membership);
+        self.memory
+            .members
+            .insert((self.key(name), digest), membership);
     }
 }
 

@@ -39,10 +39,11 @@ use crate::sys::tasks::Tasks;
 use crate::upstream::Upstream;
 
 pub use freshness::Freshness;
+pub use memory::Memory;
 
 use failure::Failure;
 use list::FetchedList;
-use memory::Memory;
+use memory::Recall;
 use negative::Negatives;
 use recheck::Troubles;
 use tag::Resolved;
@@ -54,8 +55,6 @@ pub struct Settings {
     pub freshness: Freshness,
     /// How long a client waits for an expired tag to be confirmed before it gets what is held.
     pub revalidate_timeout: Duration,
-    /// How many bytes of manifests and small blobs are kept in memory, half of them each.
-    pub memory: u64,
     /// What is passed through each time, and not kept.
     pub never_cache: ImagePatterns,
     /// How long a blob may yield no byte before its transfer counts as broken.
@@ -69,6 +68,8 @@ pub struct Settings {
 pub struct Parts {
     /// The upstream it caches.
     pub upstream: Upstream,
+    /// What is kept in memory, shared with the proxies of other upstreams.
+    pub memory: Memory,
     /// Facts about what is held.
     pub index: Arc<dyn Index>,
     /// The bytes that are held.
@@ -93,7 +94,7 @@ type Once<K, V> = SingleFlight<K, Result<V, Failure>>;
 struct Inner {
     parts: Parts,
     settings: Settings,
-    memory: Memory,
+    memory: Recall,
     negatives: Negatives,
     troubles: Troubles,
     resolving: Once<(RepositoryName, Tag), Resolved>,
@@ -109,7 +110,7 @@ impl Proxy {
     pub fn new(parts: Parts, settings: Settings) -> Self {
         let tasks = || parts.tasks.clone();
         let inner = Inner {
-            memory: Memory::new(settings.memory),
+            memory: Recall::new(parts.memory.clone(), Arc::clone(parts.upstream.name())),
             negatives: Negatives::new(),
             troubles: Troubles::new(),
             resolving: SingleFlight::new(tasks()),

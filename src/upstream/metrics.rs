@@ -1,4 +1,4 @@
-//! The upstream's counts and ledger as metrics, read when they are scraped.
+//! The upstreams' counts and ledgers as metrics, read when they are scraped.
 
 use std::fmt;
 
@@ -8,68 +8,112 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-use super::{Counters, Upstream};
+use super::{Counters, Ledger, Upstream};
 
-/// Reports one upstream.
-#[derive(Debug)]
-pub struct UpstreamCollector(Upstream);
+/// Reports upstreams, each under a label of its own: one collector for all of them, because a metric may be described
+/// only once.
+pub struct UpstreamCollector(Box<dyn Fn() -> Vec<Upstream> + Send + Sync>);
+
+/// One upstream at the moment of a scrape.
+struct Seen {
+    upstream: Upstream,
+    counters: Counters,
+    ledger: Ledger,
+}
 
 impl UpstreamCollector {
-    /// Reports `upstream`.
-    pub const fn new(upstream: Upstream) -> Self {
-        Self(upstream)
+    /// Reports the upstreams that `upstreams` yields at each scrape.
+    pub fn new(upstreams: impl Fn() -> Vec<Upstream> + Send + Sync + 'static) -> Self {
+        Self(Box::new(upstreams))
+    }
+}
+
+impl fmt::Debug for UpstreamCollector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries((self.0)()).finish()
+    }
+}
+
+impl Seen {
+    fn new(upstream: Upstream) -> Self {
+        Self {
+            counters: upstream.counters(),
+            ledger: upstream.ledger(),
+            upstream,
+        }
     }
 
-    fn requests(&self, encoder: &mut DescriptorEncoder<'_>, counters: &Counters) -> fmt::Result {
-        let help = "Requests to the upstream, its token endpoint and its CDN";
-        let name = "mirror_upstream_requests";
-        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for (kind, class, count) in &counters.requests {
+    fn label(&self) -> (&'static str, &str) {
+        ("upstream", self.upstream.name())
+    }
+}
+
+fn requests(encoder: &mut DescriptorEncoder<'_>, all: &[Seen]) -> fmt::Result {
+    let help = "Requests to the upstream, its token endpoint and its CDN";
+    let name = "mirror_upstream_requests";
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for seen in all {
+        for (kind, class, count) in &seen.counters.requests {
             let labels = [
-                ("upstream", &**self.0.name()),
+                seen.label(),
                 ("kind", kind.label()),
                 ("code", class.label()),
             ];
             let metric = family.encode_family(&labels)?;
             ConstCounter::new(*count).encode(metric)?;
         }
-        Ok(())
     }
+    Ok(())
+}
 
-    fn gauge(
-        &self,
-        encoder: &mut DescriptorEncoder<'_>,
-        (name, help): (&str, &str),
-        value: Option<u64>,
-    ) -> fmt::Result {
-        let Some(value) = value.and_then(|value| i64::try_from(value).ok()) else {
-            return Ok(());
-        };
-        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        let labels = [("upstream", &**self.0.name())];
+fn fetched_bytes(encoder: &mut DescriptorEncoder<'_>, all: &[Seen]) -> fmt::Result {
+    let (name, help) = ("mirror_upstream_fetched_bytes", "Bytes of blobs received");
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for seen in all {
+        let labels = [seen.label()];
         let metric = family.encode_family(&labels)?;
-        ConstGauge::new(value).encode(metric)
+        ConstCounter::new(seen.counters.blob_bytes).encode(metric)?;
     }
+    Ok(())
+}
+
+fn gauge(
+    encoder: &mut DescriptorEncoder<'_>,
+    (name, help): (&str, &str),
+    all: &[Seen],
+    value: impl Fn(&Ledger) -> Option<u64>,
+) -> fmt::Result {
+    let told = all.iter().filter_map(|seen| {
+        let value = i64::try_from(value(&seen.ledger)?).ok()?;
+        Some((seen, value))
+    });
+    let told: Vec<_> = told.collect();
+    if told.is_empty() {
+        return Ok(());
+    }
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for (seen, value) in told {
+        let labels = [seen.label()];
+        let metric = family.encode_family(&labels)?;
+        ConstGauge::new(value).encode(metric)?;
+    }
+    Ok(())
 }
 
 impl Collector for UpstreamCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let (counters, ledger) = (self.0.counters(), self.0.ledger());
-        self.requests(&mut encoder, &counters)?;
-        let (name, help) = ("mirror_upstream_fetched_bytes", "Bytes of blobs received");
-        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        let labels = [("upstream", &**self.0.name())];
-        let metric = family.encode_family(&labels)?;
-        ConstCounter::new(counters.blob_bytes).encode(metric)?;
+        let all: Vec<_> = (self.0)().into_iter().map(Seen::new).collect();
+        requests(&mut encoder, &all)?;
+        fetched_bytes(&mut encoder, &all)?;
         let limit = (
             "mirror_upstream_ratelimit_limit",
             "Pulls that the upstream allows per window",
         );
-        self.gauge(&mut encoder, limit, ledger.limit)?;
+        gauge(&mut encoder, limit, &all, |ledger| ledger.limit)?;
         let remaining = (
             "mirror_upstream_ratelimit_remaining",
             "Pulls that are left in the window",
         );
-        self.gauge(&mut encoder, remaining, ledger.remaining)
+        gauge(&mut encoder, remaining, &all, |ledger| ledger.remaining)
     }
 }

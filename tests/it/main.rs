@@ -35,6 +35,7 @@ mod never_cache;
 mod process;
 mod pull;
 mod rot;
+mod routing;
 mod scale;
 mod slots;
 mod space;

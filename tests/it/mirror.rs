@@ -145,17 +145,21 @@ pub(crate) fn settings(hub: &FakeHub, directory: &Path) -> Settings {
     settings.server.listen = vec!["127.0.0.1:0".parse().unwrap()];
     directory.clone_into(&mut settings.storage.dir);
     settings.log.access = AccessTarget::Off;
-    let upstream = UpstreamSettings {
+    settings
+        .upstreams
+        .insert(DEFAULT_UPSTREAM.to_owned(), upstream(hub));
+    settings
+}
+
+/// Settings of an upstream that is `hub`, with short patience.
+pub(crate) fn upstream(hub: &FakeHub) -> UpstreamSettings {
+    UpstreamSettings {
         url: hub.registry_url().parse().unwrap(),
         token_url: Some(hub.token_url().parse().unwrap()),
         timeout: Duration::from_secs(5),
         stall: Duration::from_millis(500),
         ..UpstreamSettings::default()
-    };
-    settings
-        .upstreams
-        .insert(DEFAULT_UPSTREAM.to_owned(), upstream);
-    settings
+    }
 }
 
 async fn launch(

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use mirror::http::ListenAddress;
+
 use super::server::TestServer;
 use super::stub::{MANIFEST, blob_digest};
 use super::until;
@@ -170,8 +172,8 @@ async fn connections_over_the_cap_wait_for_one_to_end() {
 async fn several_addresses_are_served_at_once() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("mirror.sock");
-    let socket = format!("unix:{}", path.display()).parse().unwrap();
-    let server = TestServer::with(|settings| settings.listen.push(socket)).await;
+    let socket: ListenAddress = format!("unix:{}", path.display()).parse().unwrap();
+    let server = TestServer::with(|settings| settings.listen.push(socket.into())).await;
     let mut client = Client::connect_unix(&path).await;
     assert_eq!(
         client.get("/v2/library/nginx/manifests/latest").await.body,

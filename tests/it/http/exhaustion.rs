@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
-use mirror::http::{Server, Settings};
+use mirror::http::{ListenAddress, Server, Settings};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 use super::server::service;
@@ -36,7 +36,7 @@ async fn child_with_few_file_descriptors() {
     };
     setrlimit(Resource::Nofile, limit).unwrap();
     let settings = Settings {
-        listen: vec!["127.0.0.1:0".parse().unwrap()],
+        listen: vec!["127.0.0.1:0".parse::<ListenAddress>().unwrap().into()],
         ..Settings::default()
     };
     let service = service(Stub::new(), Arc::default());

@@ -1,9 +1,10 @@
 //! A server of the HTTP floor with a stub behind it.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use mirror::directory::Directory;
+use mirror::directory::{Directory, Entry, Rules};
 use mirror::http::{
     AccessSink, Drained, HttpMetrics, ListenAddress, Server, Service, Settings, Telemetry,
 };
@@ -32,7 +33,7 @@ impl TestServer {
     /// A server whose settings are changed first.
     pub(super) async fn with(change: impl FnOnce(&mut Settings)) -> Self {
         let mut settings = Settings {
-            listen: vec!["127.0.0.1:0".parse().unwrap()],
+            listen: vec!["127.0.0.1:0".parse::<ListenAddress>().unwrap().into()],
             ..Settings::default()
         };
         change(&mut settings);
@@ -81,9 +82,13 @@ impl TestServer {
 pub(super) fn service(stub: Arc<Stub>, log: Arc<Mutex<Vec<String>>>) -> Service {
     let mut registry = MetricRegistry::default();
     let metrics = HttpMetrics::register(&mut registry);
+    let docker_hub = Entry {
+        registry: stub,
+        rules: Rules::default(),
+    };
     let access: AccessSink = Arc::new(move |line| log.lock().unwrap().push(line));
     Service {
-        directory: Directory::new(stub),
+        directory: Directory::new(BTreeMap::from([("docker.io".to_owned(), docker_hub)])),
         telemetry: Telemetry {
             metrics,
             registry: Arc::new(registry),

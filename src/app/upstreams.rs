@@ -1,0 +1,133 @@
+//! The upstreams: for each a client and a proxy, all of them above the same blobs, downloads and memory.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::AppError;
+use crate::blobs::Blobs;
+use crate::config::{DEFAULT_UPSTREAM, Settings, UpstreamSettings};
+use crate::directory::{Directory, Entry, Rules};
+use crate::fetch::Fetch;
+use crate::index::Index;
+use crate::proxy::{self, Memory, Proxy};
+use crate::sys::clock::Clock;
+use crate::sys::fs::{Disk, read_small};
+use crate::sys::tasks::Tasks;
+use crate::upstream::{self, Login, Upstream};
+
+/// The largest file of certificate authorities that is read.
+const CA_LIMIT: usize = 16 * 1024 * 1024;
+
+/// What every upstream's proxy stands on.
+pub(super) struct Ground {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) index: Arc<dyn Index>,
+    pub(super) blobs: Blobs,
+    pub(super) fetch: Fetch,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) tasks: Tasks,
+}
+
+/// The upstreams as one configuration wants them.
+pub(super) struct Upstreams {
+    pub(super) directory: Directory,
+    pub(super) clients: Vec<Upstream>,
+}
+
+impl Upstreams {
+    /// Asks no upstream anything.
+    pub(super) fn open(ground: &Ground, settings: &Settings) -> Result<Self, AppError> {
+        let memory = Memory::new(settings.cache.memory.as_u64());
+        let (mut entries, mut clients) = (BTreeMap::new(), Vec::new());
+        for (name, upstream) in configured(settings) {
+            let client = ground.client(&name, &upstream)?;
+            let parts = ground.parts(client.clone(), memory.clone());
+            let proxy = Proxy::new(parts, proxy_settings(settings, &upstream));
+            let entry = Entry {
+                registry: Arc::new(proxy),
+                rules: Rules::default(),
+            };
+            entries.insert(name, entry);
+            clients.push(client);
+        }
+        let directory = Directory::new(entries);
+        Ok(Self { directory, clients })
+    }
+}
+
+/// Docker Hub is there whatever is configured: it is what names without an upstream mean.
+fn configured(settings: &Settings) -> BTreeMap<String, UpstreamSettings> {
+    let mut upstreams = settings.upstreams.clone();
+    upstreams.entry(DEFAULT_UPSTREAM.to_owned()).or_default();
+    upstreams
+}
+
+impl Ground {
+    fn parts(&self, upstream: Upstream, memory: Memory) -> proxy::Parts {
+        proxy::Parts {
+            upstream,
+            memory,
+            index: Arc::clone(&self.index),
+            blobs: self.blobs.clone(),
+            fetch: self.fetch.clone(),
+            clock: Arc::clone(&self.clock),
+            tasks: self.tasks.clone(),
+        }
+    }
+
+    fn client(&self, name: &str, settings: &UpstreamSettings) -> Result<Upstream, AppError> {
+        let read = |path: &PathBuf| {
+            let unreadable = |source| AppError::Authority {
+                path: path.clone(),
+                source,
+            };
+            read_small(&*self.disk, path, CA_LIMIT).map_err(unreadable)
+        };
+        let authorities = settings.ca.as_ref().map(read).transpose()?;
+        let settings = upstream_settings(name, settings, authorities);
+        let (clock, tasks) = (Arc::clone(&self.clock), self.tasks.clone());
+        Upstream::new(settings, clock, tasks).map_err(|source| AppError::Upstream {
+            name: name.to_owned(),
+            source,
+        })
+    }
+}
+
+fn upstream_settings(
+    name: &str,
+    settings: &UpstreamSettings,
+    authorities: Option<Vec<u8>>,
+) -> upstream::Settings {
+    let login = |(username, password)| Login {
+        prefix: None,
+        username,
+        password,
+    };
+    let pair = settings.username.clone().zip(settings.password.clone());
+    upstream::Settings {
+        name: name.into(),
+        url: settings.url.clone(),
+        token_url: settings.token_url.clone(),
+        logins: pair.map(login).into_iter().collect(),
+        mirrors: Vec::new(),
+        ca: authorities.into_iter().collect(),
+        timeout: settings.timeout,
+        stall: settings.stall,
+        retries: settings.retries,
+        max_connections: usize::try_from(settings.max_connections).unwrap_or(usize::MAX),
+    }
+}
+
+fn proxy_settings(settings: &Settings, upstream: &UpstreamSettings) -> proxy::Settings {
+    proxy::Settings {
+        freshness: proxy::Freshness {
+            tag_ttl: settings.cache.tag_ttl,
+            ..proxy::Freshness::default()
+        },
+        revalidate_timeout: settings.cache.revalidate_timeout,
+        never_cache: settings.cache.never_cache.clone(),
+        stall: upstream.stall,
+        retries: upstream.retries,
+    }
+}
