@@ -31,6 +31,9 @@ const SPREAD: Duration = Duration::from_millis(800);
 /// How long one of these questions may take: the next one may meet an upstream that has recovered.
 const PATIENCE: Duration = Duration::from_secs(4);
 
+/// One in so many of these questions goes on after that: the upstream may have become slow for good.
+const UNHURRIED: u32 = 15;
+
 /// How long a tag is asked for that nobody pulls any more.
 const INTEREST: Duration = Duration::from_mins(10);
 
@@ -221,9 +224,18 @@ impl Inner {
     /// Asks for a tag until the upstream answers for it, or nobody wants it any more.
     async fn tend(self: &Arc<Self>, key: Key, mark: Arc<Mark>, _place: OwnedSemaphorePermit) {
         clock::sleep(pause()).await;
+        let mut round = 0_u32;
         while self.is_to_be_tended(&key, &mark) {
+            round = round.wrapping_add(1);
+            let asked = async {
+                if round.is_multiple_of(UNHURRIED) {
+                    self.check_at_leisure(&key).await;
+                } else {
+                    self.check_once(&key).await;
+                }
+            };
             // The pause runs beside the question: a slow one makes the next no later.
-            future::join(clock::sleep(pause()), self.check_once(&key)).await;
+            future::join(clock::sleep(pause()), asked).await;
         }
         change(&mark, |state| state.is_tended = false);
     }
@@ -242,6 +254,11 @@ impl Inner {
             self.troubles.marks.invalidate(key);
         }
         is_wanted && trouble == Trouble::Upstream
+    }
+
+    /// Begins a question that takes as long as the upstream gives it, and waits no longer for it than for others.
+    async fn check_at_leisure(self: &Arc<Self>, (name, tag): &Key) {
+        drop(clock::timeout(PATIENCE, Box::pin(self.resolve(name, tag))).await);
     }
 
     async fn check_once(self: &Arc<Self>, (name, tag): &Key) {

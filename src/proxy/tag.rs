@@ -193,7 +193,7 @@ impl Inner {
     }
 
     /// Asks the upstream where a tag points, once however many ask.
-    async fn resolve(
+    pub(super) async fn resolve(
         self: &Arc<Self>,
         name: &RepositoryName,
         tag: &Tag,

@@ -24,6 +24,7 @@ mod du;
 mod evict;
 mod fake_hub;
 mod faults;
+mod freshness;
 mod full;
 mod herd;
 mod http;

@@ -57,9 +57,14 @@ impl TestMirror {
 
     /// Ends the mirror in order and starts it again on the same data.
     pub(crate) async fn restart(self) -> Self {
+        self.restart_with(|_| {}).await
+    }
+
+    /// The same after `change` of its settings.
+    pub(crate) async fn restart_with(self, change: impl FnOnce(&mut Settings)) -> Self {
         let Self {
             clock,
-            settings,
+            mut settings,
             directory,
             stop,
             task,
@@ -67,6 +72,7 @@ impl TestMirror {
         } = self;
         stop.send(()).unwrap();
         task.await.unwrap();
+        change(&mut settings);
         let (address, stop, task) = launch(&settings, &clock).await;
         Self {
             clock,
