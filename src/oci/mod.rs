@@ -34,7 +34,7 @@ pub use link::{NextLink, next_link};
 pub use manifest::{Kind, MANIFEST_LIMIT, Manifest, ManifestError};
 pub use media_type::{ACCEPT_MANIFESTS, MediaType};
 pub use name::{NameError, Reference, ReferenceError, RepositoryName, Tag, TagError};
-pub use pattern::{ImagePattern, ImagePatterns, PatternError, PatternsError};
+pub use pattern::{ImagePattern, ImagePatterns, PatternError, PatternsError, TagPattern};
 pub use range::{ByteRange, ContentRange, Span, Unsatisfiable};
 pub use request::{Parsed, Request, RequestError, UploadId};
 pub use scope::{Scope, ScopeError};

@@ -12,6 +12,10 @@ use globset::{Glob, GlobBuilder, GlobSet, GlobSetBuilder};
 
 use super::name::{RepositoryName, Tag};
 
+pub use tag::TagPattern;
+
+mod tag;
+
 /// The longest pattern in bytes.
 pub const PATTERN_LIMIT: usize = 512;
 
@@ -26,6 +30,12 @@ const LIBRARY: &str = "library";
 
 /// The punctuation of images, and that of patterns.
 const PUNCTUATION: &str = "._-/:*?{},[]!";
+
+/// What a repository's name is made of, for a message.
+const NAME_CHARACTERS: &str = "name: those have lower-case letters, digits, '.', '_' and '-'";
+
+/// What a tag is made of, for a message.
+const TAG_CHARACTERS: &str = "tag: those have letters, digits, '.', '_' and '-'";
 
 /// Any number of components.
 const ANY_DEPTH: &str = "**";
@@ -135,6 +145,12 @@ pub enum PatternError {
         /// Its place, counted from 1.
         position: usize,
     },
+    /// The upstream, where patterns begin behind it.
+    #[error("begins with {upstream:?}, which is left out here")]
+    Upstream {
+        /// The upstream whose patterns these are.
+        upstream: String,
+    },
     /// Braces or brackets that do not fit together.
     #[error("{0}")]
     Glob(String),
@@ -167,6 +183,23 @@ impl FromStr for ImagePattern {
     type Err = PatternError;
 
     fn from_str(text: &str) -> Result<Self, PatternError> {
+        Self::read(text, complete)
+    }
+}
+
+impl ImagePattern {
+    /// A pattern over the images of `upstream` alone, which the text does not name.
+    fn within(upstream: &str, text: &str) -> Result<Self, PatternError> {
+        let (image, _) = split_tag(text);
+        if image.split('/').next() == Some(upstream) && image != upstream {
+            let upstream = upstream.to_owned();
+            return Err(PatternError::Upstream { upstream });
+        }
+        Self::read(text, |image| complete_within(upstream, image))
+    }
+
+    /// `complete` puts what was left out in front of an image.
+    fn read(text: &str, complete: impl Fn(&str) -> String) -> Result<Self, PatternError> {
         if text.len() > PATTERN_LIMIT {
             let length = text.len();
             return Err(PatternError::TooLong { length });
@@ -195,13 +228,42 @@ impl ImagePatterns {
     /// # Errors
     /// [`PatternsError`] for the first that is none, and for too many.
     pub fn parse<'t>(texts: impl IntoIterator<Item = &'t str>) -> Result<Self, PatternsError> {
+        Self::read(texts, str::parse)
+    }
+
+    /// Reads a list of patterns over the images of `upstream` alone: `[<repository>][:<tag>]`, where a repository of one
+    /// component is in `library/` if the upstream is `docker.io`.
+    ///
+    /// # Errors
+    /// [`PatternsError`] for the first that is none, and for too many.
+    ///
+    /// ```
+    /// use mirror::oci::ImagePatterns;
+    ///
+    /// let patterns = ImagePatterns::within("ghcr.io", ["acme/**", "**/*:*-rc*"]).unwrap();
+    /// assert!(patterns.matches("ghcr.io", &"acme/app".parse().unwrap(), None));
+    /// assert!(!patterns.matches("docker.io", &"acme/app".parse().unwrap(), None));
+    /// let rc = "1.0-rc2".parse().unwrap();
+    /// assert!(patterns.matches("ghcr.io", &"else/app".parse().unwrap(), Some(&rc)));
+    /// ```
+    pub fn within<'t>(
+        upstream: &str,
+        texts: impl IntoIterator<Item = &'t str>,
+    ) -> Result<Self, PatternsError> {
+        Self::read(texts, |text| ImagePattern::within(upstream, text))
+    }
+
+    fn read<'t>(
+        texts: impl IntoIterator<Item = &'t str>,
+        parse: impl Fn(&str) -> Result<ImagePattern, PatternError>,
+    ) -> Result<Self, PatternsError> {
         let texts: Vec<_> = texts.into_iter().collect();
         let count = texts.len();
         if count > PATTERNS_LIMIT {
             return Err(PatternsError::TooMany { count });
         }
         let parse = |text: &str| {
-            text.parse().map_err(|source| PatternsError::Pattern {
+            parse(text).map_err(|source| PatternsError::Pattern {
                 pattern: text.to_owned(),
                 source,
             })
@@ -283,6 +345,16 @@ fn complete(image: &str) -> String {
     }
 }
 
+/// The image with the upstream that it belongs to and, at Docker Hub, its namespace.
+fn complete_within(upstream: &str, image: &str) -> String {
+    let host = globset::escape(upstream);
+    if upstream == DEFAULT_UPSTREAM && image != ANY_DEPTH && !image.contains('/') {
+        format!("{host}/{LIBRARY}/{image}")
+    } else {
+        format!("{host}/{image}")
+    }
+}
+
 /// The rule of Docker's references, `github.com/distribution/reference`.
 fn is_upstream(component: &str) -> bool {
     component.contains(['.', ':']) || component == "localhost"
@@ -315,10 +387,12 @@ fn check_enclosed(text: &str) -> Result<(), PatternError> {
 
 /// Refuses what matches no image: it is a slip, not a wish. The image ends at byte `end`, and the tag follows.
 fn check_characters(text: &str, end: usize) -> Result<(), PatternError> {
-    const NAME: &str = "name: those have lower-case letters, digits, '.', '_' and '-'";
-    const TAG: &str = "tag: those have letters, digits, '.', '_' and '-'";
     for (position, (at, character)) in (1..).zip(text.char_indices()) {
-        let part = if at < end { NAME } else { TAG };
+        let part = if at < end {
+            NAME_CHARACTERS
+        } else {
+            TAG_CHARACTERS
+        };
         match character {
             '@' => return Err(PatternError::Digest { position }),
             'a'..='z' | '0'..='9' => {}

@@ -225,3 +225,48 @@ fn the_wrong_pattern_of_a_list_is_named() {
         "\"a//b\": nothing stands before, between or after slashes"
     );
 }
+
+#[test]
+fn patterns_within_an_upstream_are_about_that_one_alone() {
+    let is_about = |upstream: &str, pattern: &str, image: &str| {
+        let (name, tag) = split_tag(image);
+        let (host, repository) = name.split_once('/').unwrap();
+        let tag = tag.map(|tag| tag.parse().unwrap());
+        let list = ImagePatterns::within(upstream, [pattern]).unwrap();
+        list.matches(host, &repository.parse().unwrap(), tag.as_ref())
+    };
+    assert!(is_about("docker.io", "nginx", "docker.io/library/nginx:1"));
+    assert!(is_about(
+        "docker.io",
+        "library/**",
+        "docker.io/library/nginx"
+    ));
+    assert!(is_about("docker.io", "*", "docker.io/library/nginx"));
+    assert!(!is_about("docker.io", "*", "docker.io/acme/app"));
+    assert!(!is_about("ghcr.io", "nginx", "docker.io/library/nginx:1"));
+    assert!(is_about("ghcr.io", "nginx", "ghcr.io/nginx:1"));
+    assert!(!is_about("ghcr.io", "nginx", "ghcr.io/library/nginx:1"));
+    for upstream in ["docker.io", "ghcr.io", "localhost:5000"] {
+        let image = format!("{upstream}/acme/a/b:1.0-rc1");
+        assert!(is_about(upstream, "**", &image), "{upstream}");
+        assert!(is_about(upstream, "acme/**", &image), "{upstream}");
+        assert!(is_about(upstream, "**/*:*-rc*", &image), "{upstream}");
+        assert!(!is_about(upstream, "**", "quay.io/acme/a/b:1.0-rc1"));
+    }
+    // A dot does not make an upstream of a component.
+    assert!(is_about(
+        "corp",
+        "k8s.gcr.io/pause",
+        "corp/k8s.gcr.io/pause"
+    ));
+    let error = ImagePatterns::within("ghcr.io", ["ghcr.io/acme/**"]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "\"ghcr.io/acme/**\": begins with \"ghcr.io\", which is left out here"
+    );
+    let error = ImagePatterns::within("ghcr.io", ["acme//app"]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "\"acme//app\": nothing stands before, between or after slashes"
+    );
+}
