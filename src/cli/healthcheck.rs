@@ -11,7 +11,7 @@ use http::Uri;
 
 use super::output::Output;
 use super::{Exit, Failure, Global};
-use crate::config::{Diagnostic, Environment, ListenAddress};
+use crate::config::{Diagnostic, Environment, ListenAddress, Overrides};
 use crate::sys::{clock, tasks};
 
 /// As much of the answer as is read, in bytes.
@@ -40,7 +40,7 @@ pub(super) fn run(
     let target = if let Some(url) = &arguments.url {
         Target::parse(url)?
     } else {
-        let loaded = global.load(&[], environment)?;
+        let loaded = global.load(Overrides::default(), environment)?;
         Target::of(loaded.settings.server.listen.first())
     };
     let answer =

@@ -73,12 +73,12 @@ enum Command {
 }
 
 impl Global {
-    /// The configuration that these flags and the environment make, with `listen` from `serve`.
-    fn load(&self, listen: &[String], environment: &Environment) -> Result<Loaded, Invalid> {
+    /// The configuration that these flags, those of one command and the environment make.
+    fn load(&self, flags: Overrides, environment: &Environment) -> Result<Loaded, Invalid> {
         let overrides = Overrides {
-            listen: listen.to_vec(),
             dir: self.dir.clone(),
             log_level: self.log_level(),
+            ..flags
         };
         crate::config::load(self.config.as_deref(), environment, &overrides)
     }

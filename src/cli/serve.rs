@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use super::output::Output;
 use super::{Exit, Failure, Global};
 use crate::app::{App, AppError};
-use crate::config::{Diagnostic, Environment, Loaded, Settings};
+use crate::config::{Diagnostic, Environment, Loaded, Overrides, Settings};
 use crate::sys::clock::SystemClock;
 use crate::sys::signals::ShutdownSignals;
 use crate::sys::telemetry;
@@ -21,6 +21,9 @@ pub(super) struct ServeArguments {
     /// Where to listen, as often as needed; overrides server.listen
     #[arg(long, value_name = "ADDRESS")]
     listen: Vec<String>,
+    /// Ask no upstream, ever; overrides server.offline
+    #[arg(long)]
+    offline: bool,
 }
 
 pub(super) fn run(
@@ -29,7 +32,12 @@ pub(super) fn run(
     environment: &Environment,
     output: Output,
 ) -> Result<(), Failure> {
-    let loaded = global.load(&arguments.listen, environment)?;
+    let flags = Overrides {
+        listen: arguments.listen.clone(),
+        offline: arguments.offline,
+        ..Overrides::default()
+    };
+    let loaded = global.load(flags, environment)?;
     let log = telemetry::init(&loaded.settings.log, output.is_coloured())
         .map_err(|error| failed(&error))?;
     warn(&loaded, output);

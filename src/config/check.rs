@@ -4,10 +4,14 @@ use http::Uri;
 use http::uri::{PathAndQuery, Scheme};
 
 use super::diagnostic::Report;
-use super::{Diagnostic, Origins, Place, Settings, UpstreamSettings};
+use super::settings::known_token_url;
+use super::value::{is_any_port, quoted_list};
+use super::{Diagnostic, Origins, Place, Settings, UpstreamSettings, suggest};
 
 /// Checks the whole, and brings it into its final form.
 pub(super) fn all(settings: &mut Settings, origins: &Origins, report: &mut Report) {
+    listeners(settings, origins, report);
+    let is_exposed = settings.access.anonymous_private;
     for (name, upstream) in &mut settings.upstreams {
         let mut check = UpstreamCheck {
             name,
@@ -15,12 +19,43 @@ pub(super) fn all(settings: &mut Settings, origins: &Origins, report: &mut Repor
             origins,
             report,
         };
-        check.normalise_url();
-        check.forget_foreign_token_url();
+        check.normalise_urls();
+        check.own_token_url();
+        check.credential_sources();
         check.credential_pair();
-        check.credential_characters();
         check.plain_text();
-        check.exposure();
+        if is_exposed {
+            check.exposure();
+        }
+    }
+}
+
+/// Each listener has an address of its own and an upstream that there is.
+fn listeners(settings: &Settings, origins: &Origins, report: &mut Report) {
+    for (number, listener) in settings.listeners.iter().enumerate() {
+        let origin = |field: &str| origins.get(&format!("listener[{number}].{field}")).cloned();
+        let address = &listener.address;
+        if settings.server.listen.contains(address) && !is_any_port(address) {
+            let message = format!("listener.address: \"{address}\" is in server.listen too");
+            let error = Diagnostic::error(message).at(origin("address"));
+            report.push(error.help("remove one of them"));
+        }
+        let Some(name) = &listener.repository else {
+            continue;
+        };
+        if !settings.upstreams.contains_key(name) {
+            let known: Vec<_> = settings.upstreams.keys().map(String::as_str).collect();
+            let help = match suggest::closest(name, known.iter().copied()) {
+                Some(meant) => format!("did you mean {meant:?}?"),
+                None => format!("write {}, or configure that upstream", quoted_list(&known)),
+            };
+            let message = format!("listener.repository: no upstream {name:?} is configured");
+            report.push(
+                Diagnostic::error(message)
+                    .at(origin("repository"))
+                    .help(help),
+            );
+        }
     }
 }
 
@@ -32,28 +67,56 @@ struct UpstreamCheck<'a> {
 }
 
 impl UpstreamCheck<'_> {
-    /// The API's own prefix is added to the URL: written there it would be doubled.
-    fn normalise_url(&mut self) {
-        let path = self.upstream.url.path();
-        let base = path.trim_end_matches('/');
+    /// The API's own prefix is added to the URLs: written there it would be doubled.
+    fn normalise_urls(&mut self) {
+        if let Some(url) = self.normalised("url", &self.upstream.url.clone()) {
+            self.upstream.url = url;
+        }
+        for at in 0..self.upstream.mirrors.len() {
+            let url = self.upstream.mirrors.get(at).cloned();
+            let url = url.and_then(|url| self.normalised("mirrors", &url));
+            if let (Some(slot), Some(url)) = (self.upstream.mirrors.get_mut(at), url) {
+                *slot = url;
+            }
+        }
+    }
+
+    fn normalised(&mut self, key: &str, url: &Uri) -> Option<Uri> {
+        let base = url.path().trim_end_matches('/');
         let without_prefix = base.strip_suffix("/v2");
-        let Some(url) = with_path(&self.upstream.url, without_prefix.unwrap_or(base)) else {
-            return;
-        };
+        let url = with_path(url, without_prefix.unwrap_or(base))?;
         if without_prefix.is_some() {
-            let message = format!("{} ends in /v2, using {}", self.path("url"), display(&url));
+            let message = format!("{} ends in /v2, using {}", self.path(key), display(&url));
             let warning = Diagnostic::warning(message)
-                .at(self.origin("url"))
+                .at(self.origin(key))
                 .help("leave /v2 out: it is part of every request");
             self.report.push(warning);
         }
-        self.upstream.url = url;
+        Some(url)
     }
 
-    /// Docker Hub's token endpoint is trusted with Docker Hub's credentials alone.
-    fn forget_foreign_token_url(&mut self) {
-        if self.origin("token_url").is_none() && !self.upstream.is_docker_hub() {
-            self.upstream.token_url = None;
+    /// A token endpoint that is known is trusted with the credentials of its own registry alone.
+    fn own_token_url(&mut self) {
+        if self.origin("token_url").is_none() {
+            self.upstream.token_url = known_token_url(&self.upstream.url);
+        }
+    }
+
+    /// An account is written down or looked up, not both.
+    fn credential_sources(&mut self) {
+        if self.upstream.credentials.is_none() {
+            return;
+        }
+        let written = ["username", "password"]
+            .into_iter()
+            .find_map(|key| Some((key, self.origin(key)?)));
+        if let Some((key, place)) = written {
+            let message = format!(
+                "{} contradicts the {key} at {place}",
+                self.path("credentials")
+            );
+            let error = Diagnostic::error(message).at(self.origin("credentials"));
+            self.report.push(error.help("remove one of them"));
         }
     }
 
@@ -69,42 +132,6 @@ impl UpstreamCheck<'_> {
         }
     }
 
-    fn credential_characters(&mut self) {
-        // RFC 7617, section 2: the first colon ends the user name.
-        if self
-            .upstream
-            .username
-            .as_ref()
-            .is_some_and(|name| name.contains(':'))
-        {
-            self.error(
-                "username",
-                "contains a colon",
-                "a user name for HTTP has none",
-            );
-        }
-        let is_broken = |text: &str| text.chars().any(char::is_control);
-        if self.upstream.username.as_deref().is_some_and(is_broken) {
-            self.error(
-                "username",
-                "contains a control character",
-                "write it on one line",
-            );
-        }
-        if self
-            .upstream
-            .password
-            .as_ref()
-            .is_some_and(|it| is_broken(it.expose()))
-        {
-            self.error(
-                "password",
-                "contains a control character",
-                "a secret is one line of text",
-            );
-        }
-    }
-
     fn lonely(&mut self, given: &str, missing: &str, place: Place) {
         let message = format!("{} is set without a {missing}", self.path(given));
         let help = format!(
@@ -115,14 +142,8 @@ impl UpstreamCheck<'_> {
             .push(Diagnostic::error(message).at(place).help(help));
     }
 
-    fn error(&mut self, key: &str, what: &str, help: &str) {
-        let message = format!("{}: {what}", self.path(key));
-        let error = Diagnostic::error(message).at(self.origin(key)).help(help);
-        self.report.push(error);
-    }
-
     fn plain_text(&mut self) {
-        if self.upstream.password.is_none() {
+        if !self.upstream.has_credentials() {
             return;
         }
         let urls = [
@@ -144,18 +165,24 @@ impl UpstreamCheck<'_> {
         }
     }
 
-    /// Nothing tells private content from public yet: whoever may connect may pull what the account may pull.
+    /// Private content goes to everyone on request only, but the request may have been a slip.
     fn exposure(&mut self) {
-        let (Some(username), Some(_)) = (&self.upstream.username, &self.upstream.password) else {
+        if !self.upstream.has_credentials() {
             return;
+        }
+        let whose = match &self.upstream.username {
+            Some(username) => format!("{username:?}"),
+            None => "its accounts".to_owned(),
         };
         let message = format!(
-            "everyone who can reach this mirror can pull what {username:?} can pull from {}, private images included",
+            "everyone who can reach this mirror can pull what {whose} can pull from {}, private images included",
             self.name
         );
-        let warning = Diagnostic::warning(message)
-            .at(self.origin("password"))
-            .help("use an account that sees public images only, or listen where only trusted clients reach it");
+        let keys = ["password", "credentials", "logins"];
+        let place = keys.into_iter().find_map(|key| self.origin(key));
+        let warning = Diagnostic::warning(message).at(place).help(
+            "remove access.anonymous_private, or use an account that sees public images only",
+        );
         self.report.push(warning);
     }
 

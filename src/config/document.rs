@@ -9,25 +9,18 @@ use toml::de::{DeString, DeTable, DeValue};
 
 use super::diagnostic::Excerpt;
 use super::schema::{self, KEYS, Key, Node};
-use super::value::Value;
-use super::{Assignment, DEFAULT_UPSTREAM, Diagnostic, Finding, Place, SourceLine, suggest};
+use super::value::{Field, Table, Value};
+use super::{Assignment, DEFAULT_UPSTREAM, Diagnostic, Finding, Place, SourceLine, host, suggest};
 
 /// A line is cut here when it is shown.
 const SHOWN_CHARACTERS: usize = 160;
-
-/// Other names under which people know Docker Hub.
-const DOCKER_HUB_ALIASES: [&str; 4] = [
-    "index.docker.io",
-    "registry-1.docker.io",
-    "registry.docker.io",
-    "hub.docker.com",
-];
 
 /// What `text` says, in its order: assignments, and what does not fit.
 pub(super) fn walk(file: &Path, text: &str) -> Vec<Finding> {
     let (root, syntax_errors) = DeTable::parse_recoverable(text);
     let mut walk = Walk {
         source: Source { file, text },
+        docker_hub: docker_hub_table(root.get_ref()),
         broken_lines: BTreeSet::new(),
         findings: Vec::new(),
     };
@@ -40,8 +33,23 @@ pub(super) fn walk(file: &Path, text: &str) -> Vec<Finding> {
     findings.into_iter().map(|(_, finding)| finding).collect()
 }
 
+/// The place of a part of `text`.
+pub(super) fn place(file: &Path, text: &str, span: &Range<usize>) -> Place {
+    Place::Line(Source { file, text }.line(span))
+}
+
+/// Where the table of Docker Hub begins.
+fn docker_hub_table(root: &DeTable<'_>) -> Option<Range<usize>> {
+    let upstreams = root.get("upstreams")?.get_ref().as_table()?;
+    let found = upstreams
+        .iter()
+        .find(|(name, _)| name.get_ref() == DEFAULT_UPSTREAM);
+    found.map(|(name, _)| name.span())
+}
+
 struct Walk<'a> {
     source: Source<'a>,
+    docker_hub: Option<Range<usize>>,
     /// Lines that are no TOML: nothing else is said about them.
     broken_lines: BTreeSet<usize>,
     /// With the offset where each begins.
@@ -79,8 +87,10 @@ impl Walk<'_> {
                 self.assign(key, upstream, content, &value.span());
             }
             (Node::Table, DeValue::Table(table)) => self.table(path, table),
-            (Node::Table, _) => self.not_a_table(path, &key.span()),
-            (Node::Upstream, content) => self.unknown_upstream(path, content, &key.span()),
+            (Node::Upstream(name), DeValue::Table(table)) => {
+                self.upstream(name, table, path, &key.span());
+            }
+            (Node::Table | Node::Upstream(_), _) => self.not_a_table(path, &key.span()),
             (Node::Unknown, content) => {
                 self.unknown(path, matches!(content, DeValue::Table(_)), &key.span());
             }
@@ -101,7 +111,7 @@ impl Walk<'_> {
         let assignment = Assignment {
             key,
             upstream: upstream.map(str::to_owned),
-            value: owned(content),
+            value: owned(content, span, self.broken_lines.is_empty()),
             place: Place::Line(at),
         };
         self.findings.push((span.start, Finding::Set(assignment)));
@@ -129,23 +139,44 @@ impl Walk<'_> {
         self.find(span, message, help_for_unknown(name, parents));
     }
 
-    fn unknown_upstream(&mut self, path: &[&str], content: &DeValue<'_>, span: &Range<usize>) {
-        let Some(name) = path.last() else { return };
-        if DOCKER_HUB_ALIASES.contains(name) {
-            let message = format!(
-                "upstreams.{name:?} is Docker Hub, which is called {DEFAULT_UPSTREAM:?} here"
-            );
-            let help = format!("write [upstreams.{DEFAULT_UPSTREAM:?}]");
+    /// The table of an upstream is looked into only if its name can be one.
+    fn upstream<'t>(
+        &mut self,
+        name: &str,
+        table: &'t DeTable<'_>,
+        path: &mut Vec<&'t str>,
+        span: &Range<usize>,
+    ) {
+        if host::is_docker_hub_alias(name) {
+            self.second_docker_hub(name, span);
+        } else if let Some(meant) = unquoted_host(name, table) {
+            let message = "the dot in the upstream's name separates two tables".to_owned();
+            let help = format!("put the name in quotes: [upstreams.{meant:?}]");
             self.find(span, message, help);
-        } else if *name == "docker" && content.get("io").is_some() {
-            let message = "the dot in the upstream's name separates two tables";
-            let help = format!("put the name in quotes: [upstreams.{DEFAULT_UPSTREAM:?}]");
-            self.find(span, message.to_owned(), help);
+        } else if let Err(fault) = host::check(name) {
+            self.find(span, fault.message, fault.help);
         } else {
-            let message = format!("upstream {name:?} is not supported");
-            let help = format!("only {DEFAULT_UPSTREAM:?} is supported by this version");
-            self.find(span, message, help);
+            let found = Finding::Upstream(name.to_owned());
+            self.findings.push((span.start, found));
+            self.table(path, table);
         }
+    }
+
+    fn second_docker_hub(&mut self, alias: &str, span: &Range<usize>) {
+        let line = self
+            .docker_hub
+            .as_ref()
+            .map(|span| self.source.line(span).line);
+        let (place, help) = match line {
+            Some(line) => (format!(" (line {line})"), "merge the two tables".to_owned()),
+            None => (
+                String::new(),
+                format!("write [upstreams.{DEFAULT_UPSTREAM:?}]"),
+            ),
+        };
+        let message =
+            format!("upstreams.{alias:?} is the same registry as {DEFAULT_UPSTREAM:?}{place}");
+        self.find(span, message, help);
     }
 
     fn find(&mut self, span: &Range<usize>, message: String, help: String) {
@@ -165,6 +196,12 @@ fn help_for_unknown(name: &str, parents: &[&str]) -> String {
     }
     let meant = suggest::closest(name, KEYS.iter().map(Key::name));
     if let Some(key) = meant.and_then(|meant| KEYS.iter().find(|key| key.name() == meant)) {
+        if key.table().is_empty() {
+            return format!(
+                "{meant} belongs outside of other tables: [[{meant}]]",
+                meant = key.name()
+            );
+        }
         let table = key.table().replace('*', &format!("{DEFAULT_UPSTREAM:?}"));
         return format!("{:?} belongs in [{table}]", key.name());
     }
@@ -176,7 +213,21 @@ fn header(path: &[&str]) -> String {
     format!("[{}]", segments.join("."))
 }
 
-fn owned(value: &DeValue<'_>) -> Value {
+/// The host that a name without quotes was meant to be: the only table in it, and so on, is a part of the name.
+fn unquoted_host(name: &str, table: &DeTable<'_>) -> Option<String> {
+    let (mut host, mut table) = (name.to_owned(), table);
+    while let Some((part, value)) = table.iter().next()
+        && table.len() == 1
+        && let DeValue::Table(inner) = value.get_ref()
+    {
+        host = format!("{host}.{}", part.get_ref());
+        table = inner;
+    }
+    (host != name && !name.contains('.') && host::check(&host).is_ok()).then_some(host)
+}
+
+/// `is_whole` tells whether every line of the file could be read.
+fn owned(value: &DeValue<'_>, span: &Range<usize>, is_whole: bool) -> Value {
     match value {
         DeValue::String(text) => Value::Text(text.to_string()),
         DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix()).map_or(
@@ -184,17 +235,25 @@ fn owned(value: &DeValue<'_>) -> Value {
             Value::Integer,
         ),
         DeValue::Float(_) => Value::Other("a fraction"),
-        DeValue::Boolean(_) => Value::Other("a boolean"),
+        DeValue::Boolean(value) => Value::Boolean(*value),
         DeValue::Datetime(_) => Value::Other("a date"),
         DeValue::Array(items) => {
-            Value::List(items.iter().map(|item| owned(item.get_ref())).collect())
+            let item = |item: &Spanned<_>| owned(item.get_ref(), &item.span(), is_whole);
+            Value::List(items.iter().map(item).collect())
         }
-        DeValue::Table(table) => Value::Table(
-            table
+        DeValue::Table(table) => Value::Table(Table {
+            fields: table
                 .iter()
-                .map(|(key, value)| (key.get_ref().to_string(), owned(value.get_ref())))
+                .map(|(key, value)| Field {
+                    name: key.get_ref().to_string(),
+                    name_span: Some(key.span()),
+                    value: owned(value.get_ref(), &value.span(), is_whole),
+                    value_span: Some(value.span()),
+                })
                 .collect(),
-        ),
+            span: Some(span.clone()),
+            is_whole,
+        }),
     }
 }
 
@@ -247,10 +306,7 @@ fn shown(line: &str) -> Option<String> {
         return key.trim_start().starts_with('[').then(|| key.to_owned());
     };
     let name = key.rsplit('.').next()?.trim();
-    let open = KEYS
-        .iter()
-        .any(|known| known.name() == name && !known.secret);
-    if open && parts.next().is_none() && !value.contains('@') {
+    if schema::is_open(name) && parts.next().is_none() && !value.contains('@') {
         Some(line.to_owned())
     } else {
         Some(format!("{key}= …"))

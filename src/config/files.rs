@@ -49,14 +49,17 @@ pub(super) fn read_document(path: &Path) -> Result<String, Box<Diagnostic>> {
 /// The secret itself: written in place, or held by a variable or a file.
 pub(super) fn resolve_secret(value: &Value, environment: &Environment) -> Result<Value, Fault> {
     const HELP: &str = r#"write a string, { env = "NAME" } or { file = "/run/secrets/name" }"#;
-    let Value::Table(entries) = value else {
+    let Value::Table(table) = value else {
         return match value.as_str() {
             Some(secret) => Ok(Value::Bare(secret.to_owned())),
             None => Err(Fault::new("is not a secret", HELP)),
         };
     };
-    let source = match entries.as_slice() {
-        [(form, source)] => source.as_str().map(|source| (form.as_str(), source)),
+    let source = match table.fields.as_slice() {
+        [form] => form
+            .value
+            .as_str()
+            .map(|source| (form.name.as_str(), source)),
         _ => None,
     };
     match source {
@@ -71,11 +74,11 @@ fn secret_variable(name: &str, environment: &Environment) -> Result<Value, Fault
         Some(Some(secret)) => Ok(Value::Bare(secret.to_owned())),
         Some(None) => Err(Fault::new(
             format!("the environment variable {name} is not UTF-8"),
-            "set it to a password or a token",
+            "set it to a secret, which is text",
         )),
         None => Err(Fault::new(
             format!("the environment variable {name} is not set"),
-            "set it, or remove the key to pull anonymously",
+            "set it, or remove the key to do without",
         )),
     }
 }

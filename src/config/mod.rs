@@ -10,30 +10,36 @@ mod diagnostic;
 mod document;
 mod environment;
 mod files;
+mod host;
+mod proxy;
 mod schema;
 mod settings;
 mod size;
 mod suggest;
+mod tables;
 mod value;
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 
 pub use crate::http::ListenAddress;
 pub use diagnostic::{Diagnostic, Place, Severity, SourceLine};
 pub use environment::Environment;
+pub use proxy::{ProxyChoice, ProxySettings};
 pub use settings::{
-    CacheSettings, DEFAULT_UPSTREAM, Fsync, LogSettings, ServerSettings, Settings, StorageSettings,
+    AccessSettings, CacheSettings, CredentialSource, DEFAULT_UPSTREAM, Fsync, ListenerSettings,
+    LogSettings, LoginSettings, ServerSettings, Settings, StorageSettings, TagRule,
     UpstreamSettings,
 };
 pub use size::ByteSize;
 
 use diagnostic::Report;
 use schema::{Key, Set};
-use value::Value;
+use value::{Fault, Span, Value};
 
 /// What the command line sets; it wins over every other source.
 #[derive(Clone, Debug, Default)]
@@ -44,6 +50,8 @@ pub struct Overrides {
     pub dir: Option<PathBuf>,
     /// The `log.level` that `-v` and `-q` stand for.
     pub log_level: Option<&'static str>,
+    /// `--offline`; without it the other sources decide.
+    pub offline: bool,
 }
 
 /// A valid configuration, and how it came about.
@@ -59,7 +67,8 @@ pub struct Loaded {
     pub file: Option<PathBuf>,
 }
 
-/// Where keys were set, by full path such as `upstreams."docker.io".url`.
+/// Where keys were set, by full path such as `upstreams."docker.io".url`; the fields of tables in a list by
+/// `listener[0].address`.
 pub type Origins = BTreeMap<String, Place>;
 
 /// A configuration that cannot be used.
@@ -106,8 +115,17 @@ struct Assignment {
 
 /// What a source says, piece by piece.
 enum Finding {
+    /// There is an upstream of this name.
+    Upstream(String),
     Set(Assignment),
     Wrong(Diagnostic),
+}
+
+/// What else a value's meaning depends on.
+struct Context<'a> {
+    /// The upstream that it belongs to.
+    upstream: &'a str,
+    environment: &'a Environment,
 }
 
 impl Assignment {
@@ -121,6 +139,8 @@ struct Loading<'a> {
     settings: Settings,
     origins: Origins,
     report: Report,
+    /// The file's name and text, once it was read.
+    document: Option<(PathBuf, String)>,
 }
 
 impl<'a> Loading<'a> {
@@ -132,23 +152,31 @@ impl<'a> Loading<'a> {
             settings,
             origins: Origins::new(),
             report: Report::default(),
+            document: None,
         }
     }
 
     fn read_file(&mut self, path: &Path) {
         match files::read_document(path) {
-            Ok(text) => self.take(document::walk(path, &text)),
+            Ok(text) => {
+                let found = document::walk(path, &text);
+                self.document = Some((path.to_owned(), text));
+                self.take(found);
+            }
             Err(diagnostic) => self.report.push(*diagnostic),
         }
     }
 
     fn read_variables(&mut self) {
-        self.take(environment::walk(self.environment));
+        let upstreams = self.settings.upstreams.keys().map(String::as_str);
+        let found = environment::walk(self.environment, upstreams);
+        self.take(found);
     }
 
     fn take(&mut self, found: Vec<Finding>) {
         for found in found {
             match found {
+                Finding::Upstream(name) => drop(self.upstream(&name)),
                 Finding::Set(assignment) => self.assign(assignment),
                 Finding::Wrong(diagnostic) => self.report.push(diagnostic),
             }
@@ -166,6 +194,9 @@ impl<'a> Loading<'a> {
         if let Some(level) = overrides.log_level {
             self.assign_flag("log.level", Value::Bare(level.to_owned()), "-v, -q");
         }
+        if overrides.offline {
+            self.assign_flag("server.offline", Value::Boolean(true), "--offline");
+        }
     }
 
     fn assign_flag(&mut self, path: &str, value: Value, flag: &'static str) {
@@ -181,33 +212,80 @@ impl<'a> Loading<'a> {
 
     fn assign(&mut self, assignment: Assignment) {
         let path = assignment.path();
-        if let Err(fault) = self.set(&assignment) {
-            let message = format!("{path}: {}", fault.message);
-            let diagnostic = Diagnostic::error(message)
-                .at(assignment.place.clone())
-                .help(fault.help);
-            self.report.push(diagnostic);
+        match self.set(&assignment) {
+            Ok(()) => self.note_fields(&path, &assignment),
+            Err(fault) => self.complain(&path, &assignment.place, fault),
         }
         self.origins.insert(path, assignment.place);
     }
 
-    fn set(&mut self, assignment: &Assignment) -> Result<(), value::Fault> {
+    fn set(&mut self, assignment: &Assignment) -> Result<(), Fault> {
         let Assignment { key, upstream, .. } = assignment;
+        let environment = self.environment;
         let secret;
         let value = if key.secret {
-            secret = files::resolve_secret(&assignment.value, self.environment)?;
+            secret = files::resolve_secret(&assignment.value, environment)?;
             &secret
         } else {
             &assignment.value
         };
+        let name = upstream.as_deref().unwrap_or(DEFAULT_UPSTREAM);
         match key.set {
             Set::Global(set) => set(&mut self.settings, value),
-            Set::Upstream(set) => {
-                let name = upstream.as_deref().unwrap_or(DEFAULT_UPSTREAM);
-                let entry = self.settings.upstreams.entry(name.to_owned());
-                set(entry.or_default(), value)
+            Set::Upstream(set) => set(self.upstream(name)?, value),
+            Set::Within(set) => {
+                let context = Context {
+                    upstream: name,
+                    environment,
+                };
+                set(self.upstream(name)?, value, &context)
             }
         }
+    }
+
+    /// The settings of an upstream, which begin with its defaults.
+    fn upstream(&mut self, name: &str) -> Result<&mut UpstreamSettings, Fault> {
+        match self.settings.upstreams.entry(name.to_owned()) {
+            Entry::Occupied(entry) => Ok(entry.into_mut()),
+            Entry::Vacant(entry) => {
+                let defaults = UpstreamSettings::named(name);
+                let fault = || Fault::new("is not the host of a registry", "rename its table");
+                defaults.map(|it| entry.insert(it)).ok_or_else(fault)
+            }
+        }
+    }
+
+    /// Remembers where the fields of tables in a list were set.
+    fn note_fields(&mut self, path: &str, assignment: &Assignment) {
+        let Value::List(items) = &assignment.value else {
+            return;
+        };
+        for (number, item) in items.iter().enumerate() {
+            let Value::Table(table) = item else { continue };
+            for field in &table.fields {
+                if let Some(place) = self.place(&field.value_span) {
+                    let path = format!("{path}[{number}].{}", field.name);
+                    self.origins.insert(path, place);
+                }
+            }
+        }
+    }
+
+    fn complain(&mut self, path: &str, place: &Place, fault: Fault) {
+        let part = fault.field.map(|field| format!(".{field}"));
+        let message = format!("{path}{}: {}", part.unwrap_or_default(), fault.message);
+        let at = self.place(&fault.span).unwrap_or_else(|| place.clone());
+        self.report
+            .push(Diagnostic::error(message).at(at).help(fault.help));
+        for further in fault.further {
+            self.complain(path, place, further);
+        }
+    }
+
+    /// The place of a part of a value.
+    fn place(&self, span: &Span) -> Option<Place> {
+        let (file, text) = self.document.as_ref()?;
+        Some(document::place(file, text, span.as_ref()?))
     }
 
     fn finish(mut self, file: Option<PathBuf>) -> Result<Loaded, Invalid> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::value::{Fault, Value};
-use super::{DEFAULT_UPSTREAM, Fsync, Settings, UpstreamSettings};
+use super::{Context, CredentialSource, Fsync, Settings, UpstreamSettings, tables};
 use crate::sys::telemetry;
 
 const ANY: Duration = Duration::ZERO;
@@ -22,6 +22,8 @@ pub(super) struct Key {
 pub(super) enum Set {
     Global(fn(&mut Settings, &Value) -> Result<(), Fault>),
     Upstream(fn(&mut UpstreamSettings, &Value) -> Result<(), Fault>),
+    /// For a value that means something else in each upstream or environment.
+    Within(fn(&mut UpstreamSettings, &Value, &Context<'_>) -> Result<(), Fault>),
 }
 
 impl Key {
@@ -47,6 +49,17 @@ impl Key {
         }
     }
 
+    const fn within(
+        path: &'static str,
+        set: fn(&mut UpstreamSettings, &Value, &Context<'_>) -> Result<(), Fault>,
+    ) -> Self {
+        Self {
+            path,
+            secret: false,
+            set: Set::Within(set),
+        }
+    }
+
     const fn secret(self) -> Self {
         Self {
             secret: true,
@@ -69,9 +82,19 @@ impl Key {
         self.path.rsplit('.').next().unwrap_or(self.path)
     }
 
-    /// The table that holds it, as a header names it.
+    /// The table that holds it, as a header names it; empty for a key of none.
     pub(super) fn table(&self) -> &'static str {
         self.path.rsplit_once('.').map_or("", |(table, _)| table)
+    }
+
+    /// Whether it belongs to an upstream.
+    pub(super) const fn is_of_upstream(&self) -> bool {
+        matches!(self.set, Set::Upstream(_) | Set::Within(_))
+    }
+
+    /// Whether a line with its value may be shown.
+    fn is_open(&self) -> bool {
+        !self.secret && !tables::holds_tables(self.path)
     }
 
     /// The full path for a message, such as `upstreams."docker.io".url`.
@@ -84,7 +107,7 @@ impl Key {
 }
 
 /// Every key, in the order of the reference.
-pub(super) static KEYS: [Key; 29] = [
+pub(super) static KEYS: [Key; 44] = [
     Key::global("server.listen", |s, v| {
         v.listen().map(|it| s.server.listen = it)
     }),
@@ -98,6 +121,10 @@ pub(super) static KEYS: [Key; 29] = [
         v.count(1..=1_000_000)
             .map(|it| s.server.max_connections = it)
     }),
+    Key::global("server.offline", |s, v| {
+        v.boolean().map(|it| s.server.offline = it)
+    }),
+    Key::global("listener", |s, v| v.listeners().map(|it| s.listeners = it)),
     Key::global("storage.dir", |s, v| v.path().map(|it| s.storage.dir = it)),
     Key::global("storage.fsync", |s, v| {
         v.choice(&FSYNC).map(|it| s.storage.fsync = it)
@@ -130,6 +157,15 @@ pub(super) static KEYS: [Key; 29] = [
         v.duration(POSITIVE)
             .map(|it| s.cache.revalidate_timeout = it)
     }),
+    Key::global("cache.stale_if_error", |s, v| {
+        v.duration(ANY).map(|it| s.cache.stale_if_error = it)
+    }),
+    Key::global("cache.stale_if_deleted", |s, v| {
+        v.duration(ANY).map(|it| s.cache.stale_if_deleted = it)
+    }),
+    Key::global("cache.negative_ttl", |s, v| {
+        v.duration(ANY).map(|it| s.cache.negative_ttl = it)
+    }),
     Key::global("cache.finish_abandoned", |s, v| {
         v.size().map(|it| s.cache.finish_abandoned = it)
     }),
@@ -142,13 +178,39 @@ pub(super) static KEYS: [Key; 29] = [
         v.url().map(|it| u.token_url = Some(it))
     }),
     Key::upstream("upstreams.*.username", |u, v| {
-        v.text().map(|it| u.username = Some(it))
+        v.username().map(|it| u.username = Some(it))
     }),
     Key::upstream("upstreams.*.password", |u, v| {
-        v.secret().map(|it| u.password = Some(it))
+        v.password().map(|it| u.password = Some(it))
     })
     .secret(),
+    Key::upstream("upstreams.*.credentials", |u, v| {
+        v.choice(&CREDENTIALS).map(|it| u.credentials = Some(it))
+    }),
+    Key::within("upstreams.*.logins", |u, v, c| {
+        v.logins(c).map(|it| u.logins = it)
+    }),
+    Key::upstream("upstreams.*.mirrors", |u, v| {
+        v.urls().map(|it| u.mirrors = it)
+    }),
+    Key::upstream("upstreams.*.proxy", |u, v| v.proxy().map(|it| u.proxy = it)).secret(),
     Key::upstream("upstreams.*.ca", |u, v| v.path().map(|it| u.ca = Some(it))),
+    Key::upstream("upstreams.*.tag_ttl", |u, v| {
+        v.duration(ANY).map(|it| u.tag_ttl = Some(it))
+    }),
+    Key::upstream("upstreams.*.tag_rules", |u, v| {
+        v.tag_rules().map(|it| u.tag_rules = it)
+    }),
+    Key::within("upstreams.*.allow", |u, v, c| {
+        v.images_within(c.upstream).map(|it| u.allow = Some(it))
+    }),
+    Key::within("upstreams.*.deny", |u, v, c| {
+        v.images_within(c.upstream).map(|it| u.deny = it)
+    }),
+    Key::upstream("upstreams.*.rate_reserve", |u, v| {
+        v.count(0..=1_000_000)
+            .map(|it| u.rate_reserve = u64::from(it))
+    }),
     Key::upstream("upstreams.*.timeout", |u, v| {
         v.duration(POSITIVE).map(|it| u.timeout = it)
     }),
@@ -160,6 +222,9 @@ pub(super) static KEYS: [Key; 29] = [
     }),
     Key::upstream("upstreams.*.max_connections", |u, v| {
         v.count(1..=10_000).map(|it| u.max_connections = it)
+    }),
+    Key::global("access.anonymous_private", |s, v| {
+        v.boolean().map(|it| s.access.anonymous_private = it)
     }),
     Key::global("log.level", |s, v| level(v).map(|it| s.log.level = it)),
     Key::global("log.format", |s, v| {
@@ -177,17 +242,15 @@ pub(super) enum Node<'p> {
     },
     /// A table that holds keys or tables.
     Table,
-    /// A table of an upstream that this version does not serve.
-    Upstream,
+    /// The table of an upstream.
+    Upstream(&'p str),
     Unknown,
 }
 
 /// Looks up a path, segment by segment.
 pub(super) fn find<'p>(path: &[&'p str]) -> Node<'p> {
-    if let ["upstreams", name, ..] = path
-        && *name != DEFAULT_UPSTREAM
-    {
-        return Node::Upstream;
+    if let ["upstreams", name] = path {
+        return Node::Upstream(name);
     }
     let Some(key) = KEYS.iter().find(|key| key.starts_with(path)) else {
         return Node::Unknown;
@@ -195,10 +258,7 @@ pub(super) fn find<'p>(path: &[&'p str]) -> Node<'p> {
     if key.segments().count() > path.len() {
         return Node::Table;
     }
-    let upstream = match key.set {
-        Set::Upstream(_) => path.get(1).copied(),
-        Set::Global(_) => None,
-    };
+    let upstream = key.is_of_upstream().then(|| path.get(1).copied()).flatten();
     Node::Key { key, upstream }
 }
 
@@ -211,6 +271,12 @@ pub(super) fn names_in(table: &[&str]) -> Vec<&'static str> {
         .collect();
     names.dedup();
     names
+}
+
+/// Whether a line that gives `name` a value surely shows no secret.
+pub(super) fn is_open(name: &str) -> bool {
+    let is_key = KEYS.iter().any(|key| key.name() == name && key.is_open());
+    is_key || tables::is_open_field(name)
 }
 
 /// A segment as TOML wants it: in quotes unless it is a bare key.
@@ -228,6 +294,8 @@ const FSYNC: [(&str, Fsync); 3] = [
     ("always", Fsync::Always),
     ("never", Fsync::Never),
 ];
+
+const CREDENTIALS: [(&str, CredentialSource); 1] = [("docker", CredentialSource::Docker)];
 
 const FORMATS: [(&str, telemetry::Format); 3] = [
     ("auto", telemetry::Format::Auto),

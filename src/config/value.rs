@@ -1,6 +1,6 @@
 //! A value as somebody wrote it, and what a key makes of it.
 
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,6 +14,16 @@ use crate::sys::secret::Secret;
 /// Longer waits are mistakes, and would overflow the arithmetic of deadlines.
 const LONGEST_DURATION: Duration = Duration::from_hours(24 * 365);
 
+/// What an address looks like.
+const ADDRESS_HELP: &str =
+    r#"write an address such as "127.0.0.1:5000", "[::]:5000" or "unix:/run/mirror.sock""#;
+
+/// What a list of patterns over images looks like.
+const PATTERNS_HELP: &str = r#"write a list of patterns such as ["nginx:1.*", "acme/**"]"#;
+
+/// More mirrors of one registry than anybody has, and each may be waited for.
+const MIRRORS_LIMIT: usize = 16;
+
 /// A value before a key gives it a type. It may hold a secret, and is never shown as a whole.
 pub(super) enum Value {
     /// From a variable or a flag: its type is whatever the key wants.
@@ -22,14 +32,35 @@ pub(super) enum Value {
     Text(String),
     /// A TOML integer in the range of `i64`.
     Integer(i64),
+    /// A TOML boolean, or a flag that is there or not.
+    Boolean(bool),
     /// A TOML array, or a flag given several times.
     List(Vec<Self>),
     /// A TOML table.
-    Table(Vec<(String, Self)>),
+    Table(Table),
     /// A path from a flag, which need not be UTF-8.
     Path(PathBuf),
     /// Any other TOML type, with its name.
     Other(&'static str),
+}
+
+/// Where a part of a value stands in the configuration file, in bytes. A variable's parts stand nowhere.
+pub(super) type Span = Option<Range<usize>>;
+
+/// A TOML table.
+pub(super) struct Table {
+    pub(super) fields: Vec<Field>,
+    pub(super) span: Span,
+    /// Whether all of its lines could be read.
+    pub(super) is_whole: bool,
+}
+
+/// A key of a TOML table, and its value.
+pub(super) struct Field {
+    pub(super) name: String,
+    pub(super) name_span: Span,
+    pub(super) value: Value,
+    pub(super) value_span: Span,
 }
 
 /// What is wrong with a value, and what to write instead.
@@ -37,6 +68,12 @@ pub(super) enum Value {
 pub(super) struct Fault {
     pub(super) message: String,
     pub(super) help: String,
+    /// The field of a table that it is about.
+    pub(super) field: Option<&'static str>,
+    /// The part of the value that it is about; `None` for the whole.
+    pub(super) span: Span,
+    /// What else is wrong with the value.
+    pub(super) further: Vec<Self>,
 }
 
 impl Fault {
@@ -44,16 +81,40 @@ impl Fault {
         Self {
             message: message.into(),
             help: help.into(),
+            field: None,
+            span: None,
+            further: Vec::new(),
         }
+    }
+
+    /// Says which part of the value it is about.
+    pub(super) fn at(self, span: Span) -> Self {
+        Self { span, ..self }
+    }
+
+    /// Says which field of a table it is about.
+    pub(super) fn of(self, field: &'static str) -> Self {
+        let field = Some(field);
+        Self { field, ..self }
+    }
+
+    /// All of them as one, in the order of the file; `None` when there are none.
+    pub(super) fn all(mut faults: Vec<Self>) -> Option<Self> {
+        faults.sort_by_key(|fault| fault.span.as_ref().map(|span| span.start));
+        let mut faults = faults.into_iter();
+        let first = faults.next()?;
+        let further = faults.collect();
+        Some(Self { further, ..first })
     }
 }
 
 impl Value {
     /// The type's name with its article.
-    const fn kind(&self) -> &'static str {
+    pub(super) const fn kind(&self) -> &'static str {
         match self {
             Self::Bare(_) | Self::Text(_) | Self::Path(_) => "a string",
             Self::Integer(_) => "an integer",
+            Self::Boolean(_) => "a boolean",
             Self::List(_) => "a list",
             Self::Table(_) => "a table",
             Self::Other(name) => name,
@@ -68,7 +129,7 @@ impl Value {
         }
     }
 
-    fn str_or(&self, wanted: &str, help: &str) -> Result<&str, Fault> {
+    pub(super) fn str_or(&self, wanted: &str, help: &str) -> Result<&str, Fault> {
         self.as_str()
             .ok_or_else(|| Fault::new(format!("expected {wanted}, found {}", self.kind()), help))
     }
@@ -159,6 +220,18 @@ impl Value {
             .ok_or_else(|| Fault::new("is out of range", help))
     }
 
+    pub(super) fn boolean(&self) -> Result<bool, Fault> {
+        match self {
+            Self::Boolean(value) => Ok(*value),
+            Self::Bare(text) if text == "true" => Ok(true),
+            Self::Bare(text) if text == "false" => Ok(false),
+            _ => Err(Fault::new(
+                format!("expected true or false, found {}", self.kind()),
+                "write true or false, without quotes",
+            )),
+        }
+    }
+
     pub(super) fn choice<T: Copy>(&self, choices: &[(&'static str, T)]) -> Result<T, Fault> {
         let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
         let all = format!("write {}", quoted_list(&names));
@@ -172,8 +245,7 @@ impl Value {
 
     /// One address or several, without duplicates. A [`Bare`](Self::Bare) value separates them by commas.
     pub(super) fn listen(&self) -> Result<Vec<ListenAddress>, Fault> {
-        const HELP: &str =
-            r#"write an address such as "127.0.0.1:5000", "[::]:5000" or "unix:/run/mirror.sock""#;
+        const HELP: &str = ADDRESS_HELP;
         let texts: Vec<&str> = match self {
             Self::Bare(text) => text.split(',').map(str::trim).collect(),
             Self::List(items) => items
@@ -187,9 +259,7 @@ impl Value {
         }
         let mut addresses = Vec::with_capacity(texts.len());
         for text in texts {
-            let address = text
-                .parse()
-                .map_err(|why| Fault::new(format!("{text:?}: {why}"), HELP))?;
+            let address = address(text)?;
             if addresses.contains(&address) && !is_any_port(&address) {
                 let message = format!("\"{address}\" is listed twice");
                 return Err(Fault::new(message, "remove one of them"));
@@ -199,18 +269,36 @@ impl Value {
         Ok(addresses)
     }
 
+    /// One address, which is a string.
+    pub(super) fn one_address(&self) -> Result<ListenAddress, Fault> {
+        let text = self.str_or("an address", ADDRESS_HELP)?;
+        address(text)
+    }
+
     /// One pattern over images or several. A [`Bare`](Self::Bare) value separates them by commas.
     pub(super) fn images(&self) -> Result<ImagePatterns, Fault> {
-        const HELP: &str = r#"write a list of patterns such as ["nginx:1.*", "acme/**"]"#;
-        let texts = match self {
-            Self::Bare(text) => split_outside_braces(text),
+        let texts = self.patterns()?;
+        ImagePatterns::parse(texts).map_err(|why| Fault::new(why.to_string(), PATTERNS_HELP))
+    }
+
+    /// The same over the images of one upstream, which the patterns do not name.
+    pub(super) fn images_within(&self, upstream: &str) -> Result<ImagePatterns, Fault> {
+        let texts = self.patterns()?;
+        ImagePatterns::within(upstream, texts)
+            .map_err(|why| Fault::new(why.to_string(), PATTERNS_HELP))
+    }
+
+    fn patterns(&self) -> Result<Vec<&str>, Fault> {
+        match self {
+            Self::Bare(text) => Ok(split_outside_braces(text)),
             Self::List(items) => items
                 .iter()
-                .map(|item| item.str_or("a pattern over images", HELP))
-                .collect::<Result<_, _>>()?,
-            _ => vec![self.str_or("a list of patterns over images", HELP)?],
-        };
-        ImagePatterns::parse(texts).map_err(|why| Fault::new(why.to_string(), HELP))
+                .map(|item| item.str_or("a pattern over images", PATTERNS_HELP))
+                .collect(),
+            _ => Ok(vec![
+                self.str_or("a list of patterns over images", PATTERNS_HELP)?,
+            ]),
+        }
     }
 
     /// An absolute http or https URL that holds neither credentials nor a query.
@@ -237,10 +325,37 @@ impl Value {
         }
         Ok(uri)
     }
+
+    /// One URL or several, at most [`MIRRORS_LIMIT`]. A [`Bare`](Self::Bare) value separates them by commas.
+    pub(super) fn urls(&self) -> Result<Vec<Uri>, Fault> {
+        const HELP: &str = r#"write a list of URLs such as ["https://mirror.gcr.io"]"#;
+        let texts: Vec<&str> = match self {
+            Self::Bare(text) => text.split(',').map(str::trim).collect(),
+            Self::List(items) => items
+                .iter()
+                .map(|item| item.str_or("a URL", HELP))
+                .collect::<Result<_, _>>()?,
+            _ => vec![self.str_or("a list of URLs", HELP)?],
+        };
+        if texts.len() > MIRRORS_LIMIT {
+            let message = format!("has {} entries, more than {MIRRORS_LIMIT}", texts.len());
+            return Err(Fault::new(message, "name the nearest ones"));
+        }
+        let url = |(number, text): (usize, &str)| {
+            let url = Self::Bare(text.to_owned()).url();
+            url.map_err(|fault| Fault::new(format!("entry {number} {}", fault.message), HELP))
+        };
+        (1..).zip(texts).map(url).collect()
+    }
+}
+
+fn address(text: &str) -> Result<ListenAddress, Fault> {
+    text.parse()
+        .map_err(|why| Fault::new(format!("{text:?}: {why}"), ADDRESS_HELP))
 }
 
 /// Port 0 stands for a fresh port each time.
-const fn is_any_port(address: &ListenAddress) -> bool {
+pub(super) const fn is_any_port(address: &ListenAddress) -> bool {
     matches!(address, ListenAddress::Tcp { port: 0, .. })
 }
 
@@ -259,7 +374,7 @@ fn split_outside_braces(text: &str) -> Vec<&str> {
 }
 
 /// `"a", "b" or "c"`.
-fn quoted_list(names: &[&str]) -> String {
+pub(super) fn quoted_list(names: &[&str]) -> String {
     let quoted: Vec<_> = names.iter().map(|name| format!("{name:?}")).collect();
     match quoted.split_last() {
         Some((last, [])) => last.clone(),

@@ -359,7 +359,7 @@ fn reference() -> BTreeMap<String, String> {
     let text = fs::read_to_string(root().join("mirror.toml")).unwrap();
     let (mut section, mut keys) = ("", BTreeMap::new());
     for line in text.lines() {
-        if let Some(header) = line.strip_prefix('[') {
+        if let Some(header) = line.strip_prefix('[').or(line.strip_prefix("#[[")) {
             section = header.trim_end_matches(']');
         }
         let hidden = line.strip_prefix('#').and_then(|it| it.split_once(" = "));
@@ -375,7 +375,15 @@ fn reference() -> BTreeMap<String, String> {
 #[test]
 fn every_key_that_is_named_exists() {
     let reference = reference();
-    let sections = ["server.", "storage.", "cache.", "upstreams.", "log."];
+    let sections = [
+        "server.",
+        "listener.",
+        "storage.",
+        "cache.",
+        "upstreams.",
+        "access.",
+        "log.",
+    ];
     for document in documents() {
         for span in document.spans() {
             let key = span.split(" = ").next().unwrap();
@@ -387,14 +395,44 @@ fn every_key_that_is_named_exists() {
     }
 }
 
+/// The parts of a cell that lists several pieces of code.
+fn pieces(cell: &str) -> Vec<&str> {
+    cell.split("`, `")
+        .filter(|piece| !piece.is_empty())
+        .collect()
+}
+
 #[test]
 fn the_defaults_in_the_readme_are_the_reference_ones() {
     let reference = reference();
     for row in Document::read("README.md").table("| key | default | |") {
-        let (key, default) = (&row[0], &row[1]);
-        let value = reference.get(key).unwrap_or_else(|| panic!("{key}"));
-        let expected = if default.is_empty() { value } else { default };
-        assert_eq!(value, expected, "{key}");
+        let (keys, defaults) = (pieces(&row[0]), pieces(&row[1]));
+        let value = |key: &&str| reference.get(*key).unwrap_or_else(|| panic!("{key}"));
+        let values: Vec<_> = keys.iter().map(value).collect();
+        if !defaults.is_empty() {
+            assert_eq!(values, defaults, "{keys:?}");
+        }
+    }
+}
+
+#[test]
+fn every_key_is_explained_in_the_reference() {
+    let reference = reference();
+    for key in [
+        "server.offline",
+        "listener.address",
+        "listener.repository",
+        "cache.stale_if_error",
+        "cache.stale_if_deleted",
+        "cache.negative_ttl",
+        "access.anonymous_private",
+    ] {
+        assert!(reference.contains_key(key), "{key}");
+    }
+    let upstream = "tag_ttl tag_rules allow deny mirrors proxy credentials logins rate_reserve";
+    for key in upstream.split(' ') {
+        let key = format!("upstreams.\"docker.io\".{key}");
+        assert!(reference.contains_key(&key), "{key}");
     }
 }
 

@@ -64,7 +64,7 @@ fn a_key_in_the_wrong_table_is_sent_to_the_right_one() {
         [
             r#"  help: "tag_ttl" belongs in [cache]"#,
             r#"  help: "dir" belongs in [storage]"#,
-            "  help: known here: listen, drain, lock_wait, max_connections",
+            "  help: known here: listen, drain, lock_wait, max_connections, offline",
         ]
     );
 }
@@ -77,7 +77,7 @@ fn docker_hub_has_one_name() {
         assert_eq!(
             said,
             format!(
-                r#"error: upstreams."{alias}" is Docker Hub, which is called "docker.io" here
+                r#"error: upstreams."{alias}" is the same registry as "docker.io"
   --> mirror.toml:1:12
    |
  1 | [upstreams."{alias}"]
@@ -86,6 +86,16 @@ fn docker_hub_has_one_name() {
             )
         );
     }
+    let both = "[upstreams.\"index.docker.io\"]\nurl = 5\n[upstreams.\"docker.io\"]\n";
+    assert_eq!(
+        messages(both),
+        r#"error: upstreams."index.docker.io" is the same registry as "docker.io" (line 3)
+  --> mirror.toml:1:12
+   |
+ 1 | [upstreams."index.docker.io"]
+   |            ^^^^^^^^^^^^^^^^^
+  help: merge the two tables"#
+    );
 }
 
 #[test]
@@ -102,16 +112,41 @@ fn a_name_without_quotes_is_two_tables() {
 }
 
 #[test]
-fn other_upstreams_are_refused_as_a_whole() {
-    assert_eq!(
-        messages("[upstreams.\"ghcr.io\"]\nurl = 5\nfoo = 6\n"),
-        r#"error: upstream "ghcr.io" is not supported
-  --> mirror.toml:1:12
-   |
- 1 | [upstreams."ghcr.io"]
-   |            ^^^^^^^^^
-  help: only "docker.io" is supported by this version"#
+fn an_upstream_without_quotes_is_guessed_in_full() {
+    let said = messages("[upstreams.registry.k8s.io]\n");
+    assert!(
+        said.ends_with(r#"put the name in quotes: [upstreams."registry.k8s.io"]"#),
+        "{said}"
     );
+}
+
+#[test]
+fn an_upstream_is_named_by_its_host() {
+    const EXAMPLE: &str =
+        r#"write the registry's host, such as "ghcr.io" or "registry.example:5000""#;
+    let could = "could be the beginning of a repository's name";
+    let cases = [
+        ("GHCR.io", "has to be in lower case", r#"write "ghcr.io""#),
+        ("https://ghcr.io", "is a URL, not a host", EXAMPLE),
+        ("ghcr.io/acme", "is not the host of a registry", EXAMPLE),
+        ("ghcr..io", "is not the host of a registry", EXAMPLE),
+        ("-ghcr.io", "is not the host of a registry", EXAMPLE),
+        ("ghcr.io:", "is not the host of a registry", EXAMPLE),
+        ("ghcr.io:65536", "is not the host of a registry", EXAMPLE),
+        ("", "is not the host of a registry", EXAMPLE),
+        ("locahost", could, r#"did you mean "localhost"?"#),
+        ("ghcr", could, "with a dot, a port, or as"),
+    ];
+    for (name, what, help) in cases {
+        let said = messages(&format!("[upstreams.{name:?}]\nretries = \"x\"\n"));
+        let first = format!("error: upstream {name:?} {what}\n");
+        assert!(said.starts_with(&first), "{name}: {said}");
+        assert!(
+            said.lines().last().unwrap().contains(help),
+            "{name}: {said}"
+        );
+    }
+    assert!(messages("[upstreams]\n\"ghcr.io\" = 5\n").contains("is a table of keys, not a value"));
 }
 
 #[test]
@@ -150,7 +185,7 @@ error: unknown key "x" in [cache]
    |
  6 | x = …
    | ^
-  help: known here: max_size, min_free, max_age, unused_for, scrub, memory, tag_ttl, revalidate_timeout, finish_abandoned, never_cache, pin"#
+  help: known here: max_size, min_free, max_age, unused_for, scrub, memory, tag_ttl, revalidate_timeout, stale_if_error, stale_if_deleted, negative_ttl, finish_abandoned, never_cache, pin"#
     );
 }
 
@@ -168,6 +203,18 @@ fn no_message_shows_a_secret() {
         "username = \"hun\\u0000\"\npassword = \"hunter2\"",
         "username = \"a:b\"\npassword = \"hunter2\\t\"",
         "url = \"https://ci:hunter2@registry\"",
+        "mirrors = [\"https://ci:hunter2@registry\"]",
+        "proxy = \"http:/ci:hunter2\"",
+        "proxy = \"http://ci:hunter2@proxy/path\"",
+        "proxy = [\"hunter2\"]",
+        "proxi = \"http://ci:hunter2@proxy\"",
+        "logins = [{ prefix = \"A\", username = \"b\", password = \"hunter2\" }]",
+        "logins = [{ prefix = \"a\", username = \"b\", pasword = \"hunter2\" }]",
+        "logins = [\n  { prefix = \"a\", username = \"b\", password = \"hunter2\\t\" },\n]",
+        "logins = [\"hunter2\"]",
+        "logins = \"hunter2\"",
+        "[[upstreams.\"docker.io\".logins]]\nprefix = \"a\"\npassword = [\"hunter2\"]",
+        "[[upstreams.\"docker.io\".logins]]\nprefix = \"a\"\npasword = \"hunter2\"",
     ];
     for line in cases {
         let toml = format!("[upstreams.\"docker.io\"]\nretries = \"\"\n{line}\n");
@@ -185,7 +232,12 @@ fn no_message_shows_a_secret() {
 
 #[test]
 fn debug_output_of_settings_shows_no_secret() {
-    let toml = "[upstreams.\"docker.io\"]\nusername = \"ci\"\npassword = \"hunter2\"\n";
+    let toml = r#"[upstreams."docker.io"]
+        username = "ci"
+        password = "hunter2"
+        proxy = "http://ci:hunter2@proxy"
+        logins = [{ prefix = "a", username = "b", password = "hunter2" }]
+    "#;
     let loaded = Sandbox::new(toml, &[]).load().unwrap();
     assert!(!format!("{loaded:?}").contains("hunter2"));
 }
@@ -236,15 +288,46 @@ fn credentials_that_no_header_can_carry_are_refused() {
 }
 
 #[test]
-fn credentials_come_with_a_warning_of_who_can_use_them() {
+fn credentials_for_everyone_come_with_a_warning() {
     let toml = "[upstreams.\"docker.io\"]\nusername = \"ci\"\npassword = \"hunter2\"\n";
+    assert_eq!(messages(toml), "");
+    let open = "[access]\nanonymous_private = true\n";
+    assert_eq!(messages(open), "");
     assert_eq!(
-        messages(toml),
+        messages(&format!("{open}{toml}")),
         r#"warning: everyone who can reach this mirror can pull what "ci" can pull from docker.io, private images included
-  --> mirror.toml:3:12
+  --> mirror.toml:5:12
    |
- 3 | password = …
-  help: use an account that sees public images only, or listen where only trusted clients reach it"#
+ 5 | password = …
+  help: remove access.anonymous_private, or use an account that sees public images only"#
+    );
+    for (key, place) in [
+        ("credentials = \"docker\"", "4:15"),
+        (
+            "logins = [{ prefix = \"a\", username = \"b\", password = \"hunter2\" }]",
+            "4:10",
+        ),
+    ] {
+        let said = messages(&format!("{open}[upstreams.\"ghcr.io\"]\n{key}\n"));
+        assert!(
+            said.contains("pull what its accounts can pull from ghcr.io"),
+            "{said}"
+        );
+        assert!(said.contains(&format!("mirror.toml:{place}")), "{said}");
+    }
+}
+
+#[test]
+fn credentials_are_written_down_or_looked_up() {
+    let toml = "[upstreams.\"docker.io\"]\nusername = \"ci\"\npassword = \"hunter2\"\ncredentials = \"docker\"\n";
+    assert_eq!(
+        Sandbox::new(toml, &[]).messages(),
+        r#"error: upstreams."docker.io".credentials contradicts the username at mirror.toml:2:12
+  --> mirror.toml:4:15
+   |
+ 4 | credentials = "docker"
+   |               ^^^^^^^^
+  help: remove one of them"#
     );
 }
 

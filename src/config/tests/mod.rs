@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 mod complaints;
 mod reference;
 mod sources;
+mod tables;
 mod values;
 
 use super::*;

@@ -31,6 +31,7 @@ fn a_variable_wins_over_the_file_and_a_flag_over_both() {
         listen: vec!["[::]:3".to_owned(), "[::]:4".to_owned()],
         dir: Some("/c".into()),
         log_level: Some("debug"),
+        offline: true,
     };
     let file = sandbox.path("mirror.toml");
     let loaded = load(Some(&file), &sandbox.environment, &overrides).unwrap();
@@ -47,6 +48,8 @@ fn a_variable_wins_over_the_file_and_a_flag_over_both() {
 
     let origin = |path: &str| loaded.origins.get(path).map(ToString::to_string);
     assert_eq!(origin("server.listen").as_deref(), Some("flag --listen"));
+    assert!(loaded.settings.server.offline);
+    assert_eq!(origin("server.offline").as_deref(), Some("flag --offline"));
     assert_eq!(
         origin("cache.tag_ttl").as_deref(),
         Some("environment variable MIRROR_CACHE__TAG_TTL")
@@ -186,7 +189,7 @@ mod secrets {
   --> mirror.toml:3:12
    |
  3 | password = …
-  help: set it, or remove the key to pull anonymously"#
+  help: set it, or remove the key to do without"#
         );
     }
 
@@ -332,4 +335,121 @@ fn data_goes_to_the_users_own_directory_unless_the_user_is_root() {
     assert_eq!(directory(false, &[home, xdg]), Path::new("/data/mirror"));
     assert_eq!(directory(true, &[home, xdg]), Path::new("/var/lib/mirror"));
     assert_eq!(directory(false, &[]), Path::new("/var/lib/mirror"));
+}
+
+mod upstreams {
+    use super::*;
+
+    const NAMED: &str = "[upstreams.\"ghcr.io\"]\n[upstreams.\"my-registry.corp:5000\"]\n";
+
+    #[test]
+    fn a_variable_names_an_upstream_by_letters_digits_and_underscores() {
+        let variables = [
+            ("MIRROR_UPSTREAMS__GHCR_IO__USERNAME", "ci"),
+            ("MIRROR_UPSTREAMS__GHCR_IO__PASSWORD", "hunter2"),
+            ("MIRROR_UPSTREAMS__MY_REGISTRY_CORP_5000__RETRIES", "7"),
+            ("MIRROR_UPSTREAMS__DOCKER_IO__RETRIES", "8"),
+        ];
+        let sandbox = Sandbox::new(NAMED, &variables);
+        assert_eq!(sandbox.messages(), "");
+        let upstreams = sandbox.load().unwrap().settings.upstreams;
+        assert_eq!(upstreams["ghcr.io"].username.as_deref(), Some("ci"));
+        assert_eq!(upstreams["my-registry.corp:5000"].retries, 7);
+        assert_eq!(upstreams["docker.io"].retries, 8);
+    }
+
+    #[test]
+    fn every_new_key_of_an_upstream_has_a_variable() {
+        let variable = |key: &str, value: &str| {
+            let name = format!("MIRROR_UPSTREAMS__GHCR_IO__{key}");
+            let sandbox = Sandbox::new(NAMED, &[(name.as_str(), value)]);
+            sandbox.load().unwrap().settings.upstreams["ghcr.io"].clone()
+        };
+        assert_eq!(
+            variable("TAG_TTL", "2m").tag_ttl,
+            Some(Duration::from_mins(2))
+        );
+        assert_eq!(variable("RATE_RESERVE", "0").rate_reserve, 0);
+        assert_eq!(
+            variable("CREDENTIALS", "docker").credentials,
+            Some(CredentialSource::Docker)
+        );
+        assert_eq!(variable("PROXY", "direct").proxy, ProxyChoice::Direct);
+        let mirrors = variable("MIRRORS", "https://a.example/, http://b.example").mirrors;
+        assert_eq!(mirrors, ["https://a.example/", "http://b.example/"]);
+        let images = |list: &str| {
+            let list = crate::oci::ImagePatterns::within("ghcr.io", list.split(' '));
+            list.unwrap()
+        };
+        let allowed = variable("ALLOW", "acme/**, {a,b}").allow;
+        assert_eq!(allowed, Some(images("acme/** {a,b}")));
+        assert_eq!(variable("DENY", "acme/*").deny, images("acme/*"));
+    }
+
+    #[test]
+    fn a_proxy_may_come_from_a_file() {
+        let mut sandbox = Sandbox::new("", &[]);
+        sandbox.write("proxy", "http://bot:hunter2@proxy.corp:3128\n");
+        let path = sandbox.path("proxy");
+        let variable = (
+            "MIRROR_UPSTREAMS__DOCKER_IO__PROXY_FILE",
+            path.to_str().unwrap(),
+        );
+        sandbox.environment = environment(sandbox.directory.path(), &[variable]);
+        let hub = &sandbox.load().unwrap().settings.upstreams["docker.io"];
+        let ProxyChoice::Via(proxy) = &hub.proxy else {
+            panic!("{hub:?}")
+        };
+        let (user, password) = proxy.credentials.as_ref().unwrap();
+        assert_eq!((user.as_str(), password.expose()), ("bot", "hunter2"));
+    }
+
+    #[test]
+    fn a_variable_of_an_upstream_that_is_not_there_is_a_warning() {
+        let variables = [
+            ("MIRROR_UPSTREAMS__GCHR_IO__USERNAME", "ci"),
+            ("MIRROR_UPSTREAMS__GHCR_IO__USER_NAME", "ci"),
+            ("MIRROR_UPSTREAMS__QUAY_IO__PASSWORD_FILE", "/nowhere"),
+        ];
+        assert_eq!(
+            Sandbox::new(NAMED, &variables).messages(),
+            r#"warning: MIRROR_UPSTREAMS__GCHR_IO__USERNAME sets a key of an upstream that is not configured
+  --> environment variable MIRROR_UPSTREAMS__GCHR_IO__USERNAME
+  help: did you mean MIRROR_UPSTREAMS__GHCR_IO__USERNAME?
+warning: MIRROR_UPSTREAMS__GHCR_IO__USER_NAME means nothing to mirror
+  --> environment variable MIRROR_UPSTREAMS__GHCR_IO__USER_NAME
+  help: did you mean MIRROR_UPSTREAMS__GHCR_IO__USERNAME?
+warning: MIRROR_UPSTREAMS__QUAY_IO__PASSWORD_FILE sets a key of an upstream that is not configured
+  --> environment variable MIRROR_UPSTREAMS__QUAY_IO__PASSWORD_FILE
+  help: name the upstream in mirror.toml: [upstreams."quay.io"]"#
+        );
+    }
+
+    #[test]
+    fn a_variable_that_could_mean_two_upstreams_is_an_error() {
+        let toml = "[upstreams.\"a-b.io\"]\n[upstreams.\"a.b.io\"]\n";
+        assert_eq!(
+            Sandbox::new(toml, &[("MIRROR_UPSTREAMS__A_B_IO__RETRIES", "1")]).messages(),
+            r#"error: MIRROR_UPSTREAMS__A_B_IO__RETRIES could mean upstreams."a-b.io" or upstreams."a.b.io"
+  --> environment variable MIRROR_UPSTREAMS__A_B_IO__RETRIES
+  help: set these keys in mirror.toml"#
+        );
+    }
+
+    #[test]
+    fn no_variable_holds_tables() {
+        for name in [
+            "MIRROR_LISTENER",
+            "MIRROR_UPSTREAMS__GHCR_IO__TAG_RULES",
+            "MIRROR_UPSTREAMS__GHCR_IO__LOGINS",
+        ] {
+            let said = Sandbox::new(NAMED, &[(name, "hunter2")]).messages();
+            assert!(
+                said.contains("no variable holds a list of tables")
+                    && said.contains(&format!("environment variable {name}"))
+                    && !said.contains("hunter2"),
+                "{said}"
+            );
+        }
+    }
 }
