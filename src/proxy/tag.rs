@@ -17,6 +17,10 @@ use crate::sys::single_flight::Role;
 use crate::sys::{clock, tasks};
 use crate::upstream::ManifestHead;
 
+/// How long a tag that is served although the upstream does not have it is not asked for: what holds after the end of any
+/// outage holds after this one.
+const RESTORABLE: Duration = Duration::from_secs(5);
+
 /// A tag as the upstream sees it now.
 #[derive(Clone, Debug)]
 pub(super) struct Resolved {
@@ -50,9 +54,8 @@ impl Inner {
             return Ok(answer);
         }
         let absence = self.absence(name, subject(tag)).await;
-        let is_absent = absence.is_some_and(|absence| self.is_in_force(&absence));
         let Some(mut held) = held else {
-            if is_absent {
+            if absence.is_some_and(|absence| self.is_in_force(&absence)) {
                 return Err(wanted.remembered());
             }
             let resolved = self.resolve(name, tag).await;
@@ -61,7 +64,7 @@ impl Inner {
                 .map_err(|failure| failure.registry_error(wanted));
         };
         held.absence = absence.filter(|absence| absence.last >= held.checked);
-        if is_absent {
+        if absence.is_some_and(|absence| self.is_known_deleted(&held, &absence)) {
             return self
                 .deleted(name, tag, held)
                 .ok_or_else(|| wanted.remembered());
@@ -154,6 +157,14 @@ impl Inner {
         let age = held.age.or(noticed);
         absence.verdict == Verdict::Gone
             && age.is_none_or(|age| age <= self.settings.freshness.stale_if_deleted)
+    }
+
+    /// Whether the upstream said so recently enough not to be asked again. While the copy is served, that is soon: the
+    /// tag may be restored.
+    fn is_known_deleted(&self, held: &HeldTag, absence: &Absence) -> bool {
+        let age = self.parts.clock.wall().since(absence.last);
+        self.is_in_force(absence)
+            && (!self.outlasts_deletion(held, absence) || age.is_some_and(|age| age < RESTORABLE))
     }
 
     /// The copy of a tag that the upstream has no longer, while it is served.

@@ -300,7 +300,14 @@ async fn a_deleted_tag_is_outlasted_and_asked_for_once_in_a_while() {
         stage.assert_asked([HEAD]);
         stage.mirror.clock.advance(Duration::from_secs(30));
     }
+    stage.assert_pulled().await;
+    stage.assert_asked([HEAD]);
     stage.hub.move_tag(NGINX, "latest", &stage.image.digest);
+    stage.mirror.clock.advance(Duration::from_millis(4_999));
+    let answer = stage.assert_pulled().await;
+    assert!(outcome(&answer).starts_with("stale; reason=deleted;"));
+    stage.assert_asked(NOTHING);
+    stage.mirror.clock.advance(Duration::from_millis(1));
     let answer = stage.assert_pulled().await;
     assert_eq!(outcome(&answer), "revalidated; upstream=docker.io");
     stage.assert_asked([HEAD]);
