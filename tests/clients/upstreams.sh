@@ -48,15 +48,21 @@ assert_others_idle() {
     done
 }
 
-# The layer that all images have in common is stored once, so that only the first of them costs a request for it.
 assert_first_pull() {
-    local lowest=1
-    if [[ $1 == "${upstreams[0]}" ]]; then
-        lowest=0
-    fi
-    assert_prints "$(cold_pull_requests "${repositories[$1]}" "$lowest" "$(own_architecture)" | LC_ALL=C sort)" \
-        requests_of "$1"
+    assert_prints "$(first_pull_requests "$1" | LC_ALL=C sort)" requests_of "$1"
     assert_others_idle "$1"
+}
+
+# The layer that all images have in common is stored once, so that only the first of them costs a request for it. How
+# Docker Hub wants to be asked is known; another registry is asked once to learn it.
+first_pull_requests() {
+    local name=${repositories[$1]}
+    if [[ $1 == docker.io ]]; then
+        cold_pull_requests "$name" 0 "$(own_architecture)"
+    else
+        cold_pull_requests "$name" 1 "$(own_architecture)"
+        echo "registry GET $name/manifests/latest"
+    fi
 }
 
 assert_idle() {
