@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::AppError;
 use crate::blobs::Blobs;
-use crate::config::{DEFAULT_UPSTREAM, Settings, UpstreamSettings};
+use crate::config::{self, AmbientSettings, DEFAULT_UPSTREAM, Settings, UpstreamSettings};
 use crate::directory::{Directory, Entry, Rules};
 use crate::fetch::Fetch;
 use crate::index::Index;
@@ -14,7 +14,7 @@ use crate::proxy::{self, Memory, Proxy};
 use crate::sys::clock::Clock;
 use crate::sys::fs::{Disk, read_small};
 use crate::sys::tasks::Tasks;
-use crate::upstream::{self, Login, Upstream};
+use crate::upstream::{self, Login, ProxyChoice, ProxyServer, Upstream};
 
 /// The largest file of certificate authorities that is read.
 const CA_LIMIT: usize = 16 * 1024 * 1024;
@@ -41,7 +41,7 @@ impl Upstreams {
         let memory = Memory::new(settings.cache.memory.as_u64());
         let (mut entries, mut clients) = (BTreeMap::new(), Vec::new());
         for (name, upstream) in configured(settings) {
-            let client = ground.client(&name, &upstream)?;
+            let client = ground.client(&name, &upstream, &settings.ambient)?;
             let parts = ground.parts(client.clone(), memory.clone());
             let proxy = Proxy::new(parts, proxy_settings(settings, &upstream));
             let entry = Entry {
@@ -76,7 +76,12 @@ impl Ground {
         }
     }
 
-    fn client(&self, name: &str, settings: &UpstreamSettings) -> Result<Upstream, AppError> {
+    fn client(
+        &self,
+        name: &str,
+        settings: &UpstreamSettings,
+        ambient: &AmbientSettings,
+    ) -> Result<Upstream, AppError> {
         let read = |path: &PathBuf| {
             let unreadable = |source| AppError::Authority {
                 path: path.clone(),
@@ -85,7 +90,7 @@ impl Ground {
             read_small(&*self.disk, path, CA_LIMIT).map_err(unreadable)
         };
         let authorities = settings.ca.as_ref().map(read).transpose()?;
-        let settings = upstream_settings(name, settings, authorities);
+        let settings = upstream_settings(name, settings, ambient, authorities);
         let (clock, tasks) = (Arc::clone(&self.clock), self.tasks.clone());
         Upstream::new(settings, clock, tasks).map_err(|source| AppError::Upstream {
             name: name.to_owned(),
@@ -97,25 +102,50 @@ impl Ground {
 fn upstream_settings(
     name: &str,
     settings: &UpstreamSettings,
+    ambient: &AmbientSettings,
     authorities: Option<Vec<u8>>,
 ) -> upstream::Settings {
-    let login = |(username, password)| Login {
-        prefix: None,
-        username,
-        password,
-    };
-    let pair = settings.username.clone().zip(settings.password.clone());
     upstream::Settings {
         name: name.into(),
         url: settings.url.clone(),
         token_url: settings.token_url.clone(),
-        logins: pair.map(login).into_iter().collect(),
-        mirrors: Vec::new(),
+        logins: logins(settings),
+        mirrors: settings.mirrors.clone(),
+        proxy: proxy_choice(&settings.proxy, ambient),
         ca: authorities.into_iter().collect(),
         timeout: settings.timeout,
         stall: settings.stall,
         retries: settings.retries,
         max_connections: usize::try_from(settings.max_connections).unwrap_or(usize::MAX),
+    }
+}
+
+fn logins(settings: &UpstreamSettings) -> Vec<Login> {
+    let pair = settings.username.clone().zip(settings.password.clone());
+    let all = pair.map(|(username, password)| Login {
+        prefix: None,
+        username,
+        password,
+    });
+    let some = settings.logins.iter().filter_map(|login| {
+        Some(Login {
+            // The configuration has checked its grammar.
+            prefix: Some(login.prefix.parse().ok()?),
+            username: login.username.clone(),
+            password: login.password.clone(),
+        })
+    });
+    all.into_iter().chain(some).collect()
+}
+
+fn proxy_choice(choice: &config::ProxyChoice, ambient: &AmbientSettings) -> ProxyChoice {
+    match choice {
+        config::ProxyChoice::Environment => ProxyChoice::Environment(ambient.proxy.clone()),
+        config::ProxyChoice::Direct => ProxyChoice::Direct,
+        config::ProxyChoice::Via(proxy) => ProxyChoice::Via(ProxyServer {
+            url: proxy.url.clone(),
+            credentials: proxy.credentials.clone(),
+        }),
     }
 }
 

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::schema::{KEYS, Key};
 use super::value::{Field, Table, Value};
-use super::{Assignment, Diagnostic, Finding, Place, host, suggest};
+use super::{AmbientSettings, Assignment, Diagnostic, Finding, Place, host, suggest};
+use crate::upstream::ProxyEnvironment;
 
 /// Variables that other parts of the program read.
 const OTHER_VARIABLES: [&str; 1] = ["MIRROR_CONFIG"];
@@ -40,6 +41,14 @@ impl Environment {
     pub(super) fn variable(&self, name: &str) -> Option<&OsStr> {
         let value = self.variables.get(OsStr::new(name))?;
         (!value.is_empty()).then_some(value)
+    }
+
+    /// What it says to every program.
+    pub(super) fn ambient(&self) -> AmbientSettings {
+        let text = |name: &str| Some(self.variable(name)?.to_str()?.to_owned());
+        AmbientSettings {
+            proxy: ProxyEnvironment::read(text),
+        }
     }
 
     /// `$XDG_CONFIG_HOME`, or `~/.config`.

@@ -31,9 +31,9 @@ pub use diagnostic::{Diagnostic, Place, Severity, SourceLine};
 pub use environment::Environment;
 pub use proxy::{ProxyChoice, ProxySettings};
 pub use settings::{
-    AccessSettings, CacheSettings, CredentialSource, DEFAULT_UPSTREAM, Fsync, ListenerSettings,
-    LogSettings, LoginSettings, ServerSettings, Settings, StorageSettings, TagRule,
-    UpstreamSettings,
+    AccessSettings, AmbientSettings, CacheSettings, CredentialSource, DEFAULT_UPSTREAM, Fsync,
+    ListenerSettings, LogSettings, LoginSettings, ServerSettings, Settings, StorageSettings,
+    TagRule, UpstreamSettings,
 };
 pub use size::ByteSize;
 
@@ -147,6 +147,7 @@ impl<'a> Loading<'a> {
     fn new(environment: &'a Environment) -> Self {
         let mut settings = Settings::default();
         settings.storage.dir = environment.data_directory();
+        settings.ambient = environment.ambient();
         Self {
             environment,
             settings,

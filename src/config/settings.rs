@@ -11,6 +11,7 @@ use crate::blobs::{Expiry, Limits, Share};
 use crate::oci::{ImagePatterns, TagPattern};
 use crate::sys::secret::Secret;
 pub use crate::sys::telemetry::Settings as LogSettings;
+use crate::upstream::ProxyEnvironment;
 
 /// The upstream of names that name none. It is always there.
 pub const DEFAULT_UPSTREAM: &str = "docker.io";
@@ -41,6 +42,8 @@ pub struct Settings {
     pub access: AccessSettings,
     /// `[log]`
     pub log: LogSettings,
+    /// What the process was started in.
+    pub ambient: AmbientSettings,
 }
 
 impl Default for Settings {
@@ -54,8 +57,16 @@ impl Default for Settings {
             upstreams: BTreeMap::from([(DEFAULT_UPSTREAM.to_owned(), docker_hub)]),
             access: AccessSettings::default(),
             log: LogSettings::default(),
+            ambient: AmbientSettings::default(),
         }
     }
+}
+
+/// What the environment says to every program, not only to this one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AmbientSettings {
+    /// The proxies for upstreams whose own is [`ProxyChoice::Environment`].
+    pub proxy: ProxyEnvironment,
 }
 
 /// Who may connect, and how the process ends.

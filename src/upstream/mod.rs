@@ -9,6 +9,7 @@ mod auth;
 mod base64;
 mod blob;
 mod body;
+mod connector;
 mod counters;
 mod doubt;
 mod error;
@@ -17,6 +18,8 @@ mod ledger;
 mod logins;
 mod metrics;
 mod mirrors;
+mod no_proxy;
+mod proxy;
 mod redirect;
 mod refusals;
 mod request;
@@ -42,6 +45,7 @@ pub use doubt::Doubt;
 pub use error::{Phase, UpstreamError};
 pub use ledger::Ledger;
 pub use metrics::UpstreamCollector;
+pub use proxy::{ProxyChoice, ProxyEnvironment, ProxyServer};
 pub use settings::{BuildError, Login, Settings};
 
 use crate::oci::digest::Digest;
@@ -56,6 +60,7 @@ use counters::Tally;
 use ledger::RunningLedger;
 use logins::{AuthBuilder, Logins};
 use mirrors::Mirrors;
+use proxy::Proxies;
 use request::{Question, bad_host, content_length, media_type, not_html};
 use retry::retried;
 use settings::{base_url, endpoint_url};
@@ -154,10 +159,12 @@ impl Upstream {
         let base = base_url(&settings.url)?;
         let token_url = settings.token_url.as_ref().map(endpoint_url).transpose()?;
         let tally = Arc::new(Tally::default());
-        let control = Control::new(tls.clone(), limit, Arc::clone(&tally))?;
+        let proxies = Proxies::new(&settings.proxy)?;
+        let control = Control::new(tls.clone(), limit, proxies.clone(), Arc::clone(&tally))?;
         let blobs = Blobs::new(
             tls.clone(),
             limit,
+            proxies,
             settings.max_connections,
             Arc::clone(&tally),
         );

@@ -7,6 +7,7 @@ use http::Uri;
 use reqwest::Url;
 
 use super::mirrors;
+use super::proxy::ProxyChoice;
 use crate::oci::name::RepositoryName;
 use crate::sys::secret::Secret;
 
@@ -29,6 +30,8 @@ pub struct Settings {
     /// Registries with the same content that are asked before it, in this order, for manifests and blobs: anonymously,
     /// and without being waited for for long. However one fails, the next is asked, and the upstream at last.
     pub mirrors: Vec<Uri>,
+    /// How its hosts are reached: its own, its token endpoints', its CDNs' and its mirrors'.
+    pub proxy: ProxyChoice,
     /// Certificate authorities that are trusted besides the system's, each one or more certificates as PEM.
     pub ca: Vec<Vec<u8>>,
     /// How long connecting and waiting for the first byte may take, all attempts of one question together.
@@ -68,6 +71,14 @@ pub enum BuildError {
     /// Not a certificate authority.
     #[error("the certificate authority is unusable: {reason}")]
     Certificate {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Not a proxy that can be asked.
+    #[error("the proxy {proxy} cannot be used: {reason}")]
+    Proxy {
+        /// Its host, or the variable of the environment that names it.
+        proxy: String,
         /// What is wrong with it.
         reason: String,
     },

@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::PROXY_AUTHORIZATION;
 use http::{HeaderMap, Method, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt as _, Empty, Limited};
@@ -21,8 +22,10 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use reqwest::Url;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::connector::Connector;
 use super::counters::{Kind, Tally};
 use super::failure::broken;
+use super::proxy::{Proxies, Proxy};
 use super::redirect::host_of;
 use super::{BuildError, Phase, UpstreamError};
 use crate::sys::clock::{self, Clock, Elapsed};
@@ -164,6 +167,7 @@ pub(super) trait Transport: Send + Sync {
 #[derive(Clone, Debug)]
 pub(super) struct Control {
     client: reqwest::Client,
+    proxies: Proxies,
     slots: Arc<Semaphore>,
     tally: Arc<Tally>,
 }
@@ -172,8 +176,10 @@ impl Control {
     pub(super) fn new(
         mut tls: rustls::ClientConfig,
         connect: Duration,
+        proxies: Proxies,
         tally: Arc<Tally>,
     ) -> Result<Self, BuildError> {
+        let by = proxies.clone();
         tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         // The `no_` settings hold even if another crate turns on the features that they switch off.
         let client = reqwest::Client::builder()
@@ -181,6 +187,7 @@ impl Control {
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
             .no_proxy()
+            .proxy(reqwest::Proxy::custom(move |url| by.url_of(url)))
             .no_gzip()
             .no_brotli()
             .no_zstd()
@@ -197,6 +204,7 @@ impl Control {
             })?;
         Ok(Self {
             client,
+            proxies,
             slots: Arc::new(Semaphore::new(CONTROL_SLOTS)),
             tally,
         })
@@ -228,6 +236,12 @@ impl Transport for Control {
             Ok(answer) => answer.map_err(|error| broken(&host, Phase::Body, &error.without_url())),
             Err(_) => Err(deadline.missed(&host, Phase::FirstByte)),
         };
+        let answer = blamed(
+            self.proxies.of(&url),
+            &host,
+            answer,
+            reqwest::Response::status,
+        );
         self.tally
             .request(kind, answer.as_ref().ok().map(reqwest::Response::status));
         let response = http::Response::<reqwest::Body>::from(answer?);
@@ -241,7 +255,8 @@ impl Transport for Control {
 /// Blob bodies: HTTP/1.1. Slots are taken by the caller, since a transfer holds one to its end.
 #[derive(Clone, Debug)]
 pub(super) struct Blobs {
-    client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
+    client: Client<HttpsConnector<Connector>, Empty<Bytes>>,
+    proxies: Proxies,
     slots: Arc<Semaphore>,
     tally: Arc<Tally>,
 }
@@ -250,6 +265,7 @@ impl Blobs {
     pub(super) fn new(
         tls: rustls::ClientConfig,
         connect: Duration,
+        proxies: Proxies,
         max_connections: usize,
         tally: Arc<Tally>,
     ) -> Self {
@@ -259,11 +275,12 @@ impl Blobs {
         tcp.set_nodelay(true);
         tcp.set_keepalive(Some(KEEPALIVE));
         tcp.set_connect_timeout(Some(connect));
+        let hops = Connector::new(tcp, tls.clone(), proxies.clone(), connect);
         let connector = HttpsConnectorBuilder::new()
             .with_tls_config(tls)
             .https_or_http()
             .enable_http1()
-            .wrap_connector(tcp);
+            .wrap_connector(hops);
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_LIMIT)
@@ -272,6 +289,7 @@ impl Blobs {
             .build(connector);
         Self {
             client,
+            proxies,
             slots: Arc::new(Semaphore::new(max_connections)),
             tally,
         }
@@ -302,9 +320,18 @@ impl Transport for Blobs {
             headers,
         } = request;
         let host = host_of(&url);
+        let proxy = self.proxies.of(&url);
         let mut built = http::Request::new(Empty::new());
         *built.method_mut() = method;
         *built.headers_mut() = headers;
+        // By https it is for the one who connects: the target would see it here.
+        if let Some(authorization) = proxy.and_then(|proxy| proxy.authorization.as_ref())
+            && url.scheme() == "http"
+        {
+            built
+                .headers_mut()
+                .insert(PROXY_AUTHORIZATION, authorization.clone());
+        }
         *built.uri_mut() = url.as_str().parse().map_err(|_| UpstreamError::BadAnswer {
             host: host.clone(),
             reason: "it redirects to something that is not a URI".into(),
@@ -313,9 +340,27 @@ impl Transport for Blobs {
             Ok(answer) => answer.map_err(|error| broken(&host, Phase::Body, &error)),
             Err(_) => Err(deadline.missed(&host, Phase::FirstByte)),
         };
+        let answer = blamed(proxy, &host, answer, http::Response::status);
         self.tally
             .request(kind, answer.as_ref().ok().map(http::Response::status));
         Ok(Arrived::new(url, answer?))
+    }
+}
+
+/// `answer` of `host`, with `proxy` named where it was in the way.
+fn blamed<A>(
+    proxy: Option<&Arc<Proxy>>,
+    host: &str,
+    answer: Result<A, UpstreamError>,
+    status: impl Fn(&A) -> StatusCode,
+) -> Result<A, UpstreamError> {
+    let Some(proxy) = proxy else { return answer };
+    match answer {
+        Ok(answer) if status(&answer) == StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
+            Err(proxy.refused(host))
+        }
+        Ok(answer) => Ok(answer),
+        Err(error) => Err(proxy.blamed(error)),
     }
 }
 

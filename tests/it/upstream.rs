@@ -8,6 +8,7 @@ mod control;
 mod credentials;
 mod logins;
 mod mirrors;
+mod proxies;
 mod redirects;
 mod tls;
 mod tokens;
@@ -19,7 +20,7 @@ use mirror::oci::{Digest, Reference, RepositoryName};
 use mirror::sys::clock::{ManualClock, Timestamp};
 use mirror::sys::secret::Secret;
 use mirror::sys::tasks::Tasks;
-use mirror::upstream::{BlobBody, Login, Settings, Upstream, UpstreamError};
+use mirror::upstream::{BlobBody, Login, ProxyChoice, Settings, Upstream, UpstreamError};
 
 use crate::support::image::seeded_bytes;
 use crate::support::{FakeHub, Image, ImageSpec, Origin};
@@ -37,6 +38,7 @@ fn settings(hub: &FakeHub) -> Settings {
         token_url: Some(hub.token_url().parse().unwrap()),
         logins: Vec::new(),
         mirrors: Vec::new(),
+        proxy: ProxyChoice::Direct,
         ca: Vec::new(),
         timeout: PATIENCE,
         stall: PATIENCE,

@@ -1,5 +1,6 @@
 //! What the integration tests and the examples share: a scripted Docker Hub ([`fake_hub`]), the
-//! images it holds ([`image`]) and the certificates it shows ([`tls`]).
+//! images it holds ([`image`]), the certificates it shows ([`tls`]) and a proxy before it
+//! ([`proxy`]).
 //!
 //! Nothing here imports the `mirror` crate. It is an independent witness: what it sends and what
 //! it says it saw is computed with the plain libraries, so that an error in our own digests,
@@ -28,9 +29,11 @@
 
 pub mod fake_hub;
 pub mod image;
+pub mod proxy;
 pub mod tls;
 
 pub use fake_hub::{
     Armed, At, Builder, FakeHub, Fault, Gate, Origin, Outage, Outcome, Recorded, Rule, Target,
 };
 pub use image::{Blob, Format, Image, ImageSpec, Platform, PlatformImage, digest_of};
+pub use proxy::{Asked, TestProxy};
