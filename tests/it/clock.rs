@@ -25,8 +25,7 @@ enum Set {
 impl Set {
     const BOTH: [Self; 2] = [Self::YearAhead, Self::YearBack];
 
-    /// Sets the clock of a mirror and restarts it. The machine goes on running, as its uptime shows.
-    async fn and_restart(self, mirror: TestMirror) -> TestMirror {
+    fn on(self, mirror: &TestMirror) {
         let now = mirror.clock.wall();
         mirror.clock.set_wall(match self {
             Self::YearAhead => now.later(YEAR),
@@ -35,6 +34,11 @@ impl Set {
                 Timestamp::from_millis(now.as_millis() - year)
             }
         });
+    }
+
+    /// Sets the clock of a mirror and restarts it. The machine goes on running, as its uptime shows.
+    async fn and_restart(self, mirror: TestMirror) -> TestMirror {
+        self.on(&mirror);
         mirror.restart().await
     }
 }
@@ -94,5 +98,45 @@ async fn a_stale_tag_is_served_with_its_true_age() {
             warning.contains("last confirmed 10m ago"),
             "{set:?}: {warning}"
         );
+    }
+}
+
+#[tokio::test]
+async fn a_negative_answer_lasts_as_long_as_it_would_have() {
+    for set in Set::BOTH {
+        let hub = FakeHub::start().await;
+        let mirror = holding(&hub, Duration::ZERO).await;
+        assert_eq!(mirror.manifest(NGINX, "absent").await.status, 404);
+        mirror.clock.advance(SECOND * 20);
+        hub.take_requests();
+        let mirror = set.and_restart(mirror).await;
+        assert_eq!(outcome(&mirror, "absent").await, "negative", "{set:?}");
+        assert_eq!(hub.take_summary(), [""; 0], "{set:?}");
+        mirror.clock.advance(SECOND * 10);
+        assert_eq!(mirror.manifest(NGINX, "absent").await.status, 404);
+        let asked = "registry GET library/nginx/manifests/absent";
+        assert_eq!(hub.take_summary(), [TOKEN, asked], "{set:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_is_set_meanwhile_changes_nothing() {
+    for set in Set::BOTH {
+        let hub = FakeHub::builder().token_ttl(SECOND * 300).start().await;
+        let mirror = holding(&hub, Duration::ZERO).await;
+        set.on(&mirror);
+        mirror.clock.advance(SECOND * 59);
+        assert_eq!(
+            outcome(&mirror, "latest").await,
+            "hit; age=59; upstream=docker.io"
+        );
+        mirror.clock.advance(SECOND * 2);
+        outcome(&mirror, "latest").await;
+        // The token is as young as it was.
+        assert_eq!(hub.take_summary(), [HEAD], "{set:?}");
+        // And is not kept for a year.
+        mirror.clock.advance(SECOND * 300);
+        outcome(&mirror, "latest").await;
+        assert_eq!(hub.take_summary(), [TOKEN, HEAD], "{set:?}");
     }
 }
