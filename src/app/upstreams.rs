@@ -117,6 +117,7 @@ fn upstream_settings(
         stall: settings.stall,
         retries: settings.retries,
         max_connections: usize::try_from(settings.max_connections).unwrap_or(usize::MAX),
+        offline: false,
     }
 }
 

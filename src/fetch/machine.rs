@@ -165,8 +165,11 @@ impl Machine {
             UpstreamError::BadAnswer { .. } if self.inherited => Step::Restart,
             error if is_beyond_the_end(&error) && self.inherited => Step::Restart,
             error if is_beyond_the_end(&error) => Step::End(FetchError::Upstream(error)),
+            UpstreamError::Offline { .. } => Step::End(FetchError::Upstream(error)),
             // At the very start a bad answer is the answer. In the middle another try may do better.
-            UpstreamError::BadAnswer { .. } | UpstreamError::RateLimited { .. }
+            UpstreamError::BadAnswer { .. }
+            | UpstreamError::RateLimited { .. }
+            | UpstreamError::Suspended { .. }
                 if self.received == 0 =>
             {
                 Step::End(FetchError::Upstream(error))

@@ -8,6 +8,7 @@
 //! - where the upstream does answer, but not with something to be served, it is asked once in the tag's time to live:
 //!   that may cost a pull each time.
 
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -223,7 +224,7 @@ impl Inner {
 
     /// Asks for a tag until the upstream answers for it, or nobody wants it any more.
     async fn tend(self: &Arc<Self>, key: Key, mark: Arc<Mark>, _place: OwnedSemaphorePermit) {
-        clock::sleep(pause()).await;
+        self.rest().await;
         let mut round = 0_u32;
         while self.is_to_be_tended(&key, &mark) {
             round = round.wrapping_add(1);
@@ -235,9 +236,15 @@ impl Inner {
                 }
             };
             // The pause runs beside the question: a slow one makes the next no later.
-            future::join(clock::sleep(pause()), asked).await;
+            future::join(self.rest(), asked).await;
         }
         change(&mark, |state| state.is_tended = false);
+    }
+
+    /// The pause between two questions. It ends early when the upstream is asked again, for others or for this.
+    async fn rest(&self) {
+        let recovered = pin!(self.parts.upstream.recovered());
+        future::select(pin!(clock::sleep(pause())), recovered).await;
     }
 
     fn is_to_be_tended(&self, key: &Key, mark: &Arc<Mark>) -> bool {

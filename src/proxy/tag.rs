@@ -113,10 +113,14 @@ impl Inner {
             Err(failure)
         } else {
             let limit = self.settings.revalidate_timeout;
-            match clock::timeout(limit, self.resolve(name, tag)).await {
-                Ok(asked) => asked,
-                Err(_) => Err(self.late(name, tag, limit)),
-            }
+            let watch = self.parts.upstream.watch();
+            let asked = clock::timeout(limit, self.resolve(name, tag)).await;
+            asked.unwrap_or_else(|_| {
+                let reference = Reference::Tag(tag.clone());
+                let upstream = &self.parts.upstream;
+                upstream.suspect(watch, name, &reference, limit);
+                Err(self.late(name, tag, limit))
+            })
         };
         match asked {
             Ok(resolved) => Ok(self.answer(resolved.manifest, resolved.outcome)),

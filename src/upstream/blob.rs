@@ -12,7 +12,8 @@ use hyper::body::Incoming;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::counters::Tally;
-use super::failure::broken;
+use super::door::Errand;
+use super::failure::{Failure, broken};
 use super::redirect::host_of;
 use super::request::{Question, bad_host, content_length, not_encoded, not_html, stalled};
 use super::{BlobBody, Inner, Kind, Phase, UpstreamError};
@@ -30,21 +31,25 @@ impl Inner {
     ) -> Result<BlobBody, UpstreamError> {
         let url = self.url(name, &format!("blobs/{digest}"))?;
         let question = Question::new(Kind::BlobGet, url, name, "*/*").starting_at(offset);
+        self.attended(&question, |errand| self.open(&question, errand))
+            .await
+    }
+
+    async fn open(&self, question: &Question, errand: Errand) -> Result<BlobBody, Failure> {
         // The wait for a slot has its own limit: a busy mirror must not look like a slow upstream.
         let registry = host_of(&self.base);
         let slot = self.blobs.slot(&self.deadline(), &registry).await?;
-        let deadline = self.deadline();
-        let answered = self.walk(&self.blobs, &question, &deadline).await;
-        let answered = answered.map_err(|failure| failure.error)?;
-        if let Some(error) = answered.refusal(Kind::BlobGet, self.clock.wall()) {
+        let deadline = self.deadline().on(errand);
+        let answered = self.walk(&self.blobs, question, &deadline).await?;
+        if let Some(failure) = answered.failure(question, self.clock.wall()) {
             answered.arrived.discard().await;
-            return Err(error);
+            return Err(failure);
         }
         let arrived = answered.arrived;
         let host = arrived.host();
         not_encoded(&arrived)?;
         not_html(&host, &arrived.headers)?;
-        let part = part(arrived.status, &arrived.headers, offset);
+        let part = part(arrived.status, &arrived.headers, question.offset());
         let part = part.map_err(|reason| bad_host(&host, reason))?;
         let transfer = Transfer {
             body: arrived.body,

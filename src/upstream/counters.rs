@@ -23,6 +23,8 @@ pub enum Kind {
     Tags,
     /// The referrers of a manifest.
     Referrers,
+    /// Whether the registry answers at all.
+    Ping,
 }
 
 /// How a request ended.
@@ -46,7 +48,7 @@ pub enum Class {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Token,
         Self::ManifestHead,
         Self::ManifestGet,
@@ -55,6 +57,7 @@ impl Kind {
         Self::Redirected,
         Self::Tags,
         Self::Referrers,
+        Self::Ping,
     ];
 
     /// Whether it is about a blob.
@@ -73,6 +76,7 @@ impl Kind {
             Self::Redirected => "redirected",
             Self::Tags => "tags",
             Self::Referrers => "referrers",
+            Self::Ping => "ping",
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Why an upstream could not answer, in terms of what the caller can do about it.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +21,21 @@ pub enum Phase {
     Stall,
     /// No free connection slot within the time limit.
     Slot,
+}
+
+/// What went wrong, for a person.
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Resolve => "its name could not be resolved",
+            Self::Connect => "no connection",
+            Self::Tls => "TLS failed",
+            Self::FirstByte => "no answer in time",
+            Self::Body => "the answer broke off",
+            Self::Stall => "the answer stalled",
+            Self::Slot => "no free connection slot",
+        })
+    }
 }
 
 /// An upstream request that did not yield what was asked for. Every variant names the host that was asked.
@@ -57,7 +73,7 @@ pub enum UpstreamError {
         retry_after: Option<Duration>,
     },
     /// The host could not be reached, or the connection broke. Passing.
-    #[error("{host} could not be reached ({phase:?}): {reason}")]
+    #[error("{host} could not be reached: {phase} ({reason})")]
     Unreachable {
         /// The host that was asked: the registry, the token endpoint or a redirect's target.
         host: String,

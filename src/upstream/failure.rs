@@ -22,7 +22,10 @@ pub(super) struct Failure {
 
 impl Failure {
     /// A failure of a request to the registry's own origin, or away from it.
-    pub(super) fn at(error: UpstreamError, at_home: bool) -> Self {
+    pub(super) fn at(mut error: UpstreamError, at_home: bool) -> Self {
+        if !at_home {
+            blame_the_way(&mut error);
+        }
         Self {
             away: !at_home,
             ..error.into()
@@ -65,6 +68,20 @@ impl From<UpstreamError> for Failure {
             passing,
             away: false,
         }
+    }
+}
+
+/// Adds what is the usual cause when a CDN cannot be reached though the registry can: its name is on no list.
+fn blame_the_way(error: &mut UpstreamError) {
+    if let UpstreamError::Unreachable { phase, reason, .. } = error
+        && matches!(
+            phase,
+            Phase::Resolve | Phase::Connect | Phase::Tls | Phase::FirstByte
+        )
+    {
+        reason.push_str(
+            "; the registry redirects there, and a firewall or an egress list may block it",
+        );
     }
 }
 
@@ -146,7 +163,8 @@ mod tests {
     fn an_unknown_error_stays_in_the_phase_it_happened_in() {
         let reset = io::Error::from(io::ErrorKind::ConnectionReset);
         let error = broken("cdn.test:8443", Phase::Body, &reset);
-        let expected = "cdn.test:8443 could not be reached (Body): connection reset";
+        let expected =
+            "cdn.test:8443 could not be reached: the answer broke off (connection reset)";
         assert_eq!(error.to_string(), expected);
     }
 

@@ -100,6 +100,30 @@ fn gauge(
     Ok(())
 }
 
+fn suspended(encoder: &mut DescriptorEncoder<'_>, all: &[Seen]) -> fmt::Result {
+    let name = "mirror_upstream_suspended";
+    let help = "1 while the upstream does not answer and is only probed";
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for seen in all {
+        let labels = [seen.label()];
+        let metric = family.encode_family(&labels)?;
+        ConstGauge::new(i64::from(seen.upstream.is_suspended())).encode(metric)?;
+    }
+    Ok(())
+}
+
+fn refused(encoder: &mut DescriptorEncoder<'_>, all: &[Seen]) -> fmt::Result {
+    let name = "mirror_upstream_refused";
+    let help = "Questions that were not asked, since the upstream would not answer them";
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for seen in all {
+        let labels = [seen.label()];
+        let metric = family.encode_family(&labels)?;
+        ConstCounter::new(seen.upstream.refused()).encode(metric)?;
+    }
+    Ok(())
+}
+
 impl Collector for UpstreamCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let all: Vec<_> = (self.0)().into_iter().map(Seen::new).collect();
@@ -114,6 +138,8 @@ impl Collector for UpstreamCollector {
             "mirror_upstream_ratelimit_remaining",
             "Pulls that are left in the window",
         );
-        gauge(&mut encoder, remaining, &all, |ledger| ledger.remaining)
+        gauge(&mut encoder, remaining, &all, |ledger| ledger.remaining)?;
+        suspended(&mut encoder, &all)?;
+        refused(&mut encoder, &all)
     }
 }

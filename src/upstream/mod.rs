@@ -9,8 +9,10 @@ mod auth;
 mod base64;
 mod blob;
 mod body;
+mod breaker;
 mod connector;
 mod counters;
+mod door;
 mod doubt;
 mod error;
 mod failure;
@@ -19,6 +21,7 @@ mod logins;
 mod metrics;
 mod mirrors;
 mod no_proxy;
+mod probe;
 mod proxy;
 mod redirect;
 mod refusals;
@@ -30,7 +33,7 @@ mod token;
 mod transport;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -40,6 +43,7 @@ use rustls::ClientConfig;
 use serde::Deserialize;
 
 pub use body::BlobBody;
+pub use breaker::Watch;
 pub use counters::{Class, Counters, Kind};
 pub use doubt::Doubt;
 pub use error::{Phase, UpstreamError};
@@ -57,10 +61,12 @@ use crate::sys::clock::Clock;
 use crate::sys::tasks::Tasks;
 use auth::Trust;
 use counters::Tally;
+use door::{Door, Manner};
 use ledger::RunningLedger;
 use logins::{AuthBuilder, Logins};
 use mirrors::Mirrors;
 use proxy::Proxies;
+use redirect::host_of;
 use request::{Question, bad_host, content_length, media_type, not_html};
 use retry::retried;
 use settings::{base_url, endpoint_url};
@@ -84,6 +90,10 @@ struct Inner {
     /// The same without logins and mirrors; `None` where this is it.
     anonymous: Option<Upstream>,
     ledger: RunningLedger,
+    door: Arc<Door>,
+    ping: Url,
+    tasks: Tasks,
+    this: Weak<Self>,
     tally: Arc<Tally>,
     clock: Arc<dyn Clock>,
 }
@@ -160,12 +170,29 @@ impl Upstream {
         let token_url = settings.token_url.as_ref().map(endpoint_url).transpose()?;
         let tally = Arc::new(Tally::default());
         let proxies = Proxies::new(&settings.proxy)?;
-        let control = Control::new(tls.clone(), limit, proxies.clone(), Arc::clone(&tally))?;
+        let door = Arc::new(Door::new(
+            Arc::clone(&settings.name),
+            host_of(&base),
+            Manner {
+                offline: settings.offline,
+                suspends: matches!(place, Place::Home(_)),
+            },
+            Arc::clone(&clock),
+        ));
+        let ping = ping_url(&base)?;
+        let control = Control::new(
+            tls.clone(),
+            limit,
+            proxies.clone(),
+            Arc::clone(&door),
+            Arc::clone(&tally),
+        )?;
         let blobs = Blobs::new(
             tls.clone(),
             limit,
             proxies,
             settings.max_connections,
+            Arc::clone(&door),
             Arc::clone(&tally),
         );
         let builder = AuthBuilder {
@@ -176,27 +203,34 @@ impl Upstream {
             service: settings.known_service(),
             control: control.clone(),
             clock: Arc::clone(&clock),
-            tasks,
+            tasks: tasks.clone(),
             limits: Limits {
                 timeout: settings.timeout,
                 stall: settings.stall,
                 retries: settings.retries,
             },
         };
-        let mut inner = Inner {
-            logins: Logins::new(&settings.logins, &builder),
-            settings,
-            base,
-            control,
-            blobs,
-            place,
-            anonymous: None,
-            ledger: RunningLedger::default(),
-            tally,
-            clock,
-        };
-        inner.anonymous = Some(Self(Arc::new(inner.without(&builder))));
-        Ok(Self(Arc::new(inner)))
+        Ok(Self(Arc::new_cyclic(|this| {
+            let mut inner = Inner {
+                logins: Logins::new(&settings.logins, &builder),
+                settings,
+                base,
+                control,
+                blobs,
+                place,
+                anonymous: None,
+                ledger: RunningLedger::default(),
+                door,
+                ping,
+                tasks,
+                this: Weak::clone(this),
+                tally,
+                clock,
+            };
+            let nobody = Arc::new_cyclic(|this| inner.without(&builder, this));
+            inner.anonymous = Some(Self(nobody));
+            inner
+        })))
     }
 
     /// Whether `name` is asked for with credentials: what comes of it need not be for everybody.
@@ -342,6 +376,44 @@ impl Upstream {
         }
     }
 
+    /// The present moment, for [`suspect`](Self::suspect).
+    pub fn watch(&self) -> Watch {
+        self.0.door.watch()
+    }
+
+    /// Somebody has waited for [`waited`](Duration) since `watch` for where `reference` points, in vain. Unless the
+    /// upstream has answered anything since then it is asked nothing more but probes: questions fail at once with
+    /// [`UpstreamError::Suspended`]. The one that is waited for goes on, and its answer ends this.
+    pub fn suspect(
+        &self,
+        watch: Watch,
+        name: &RepositoryName,
+        reference: &Reference,
+        waited: Duration,
+    ) {
+        let question = self.0.manifest(Kind::ManifestHead, name, reference);
+        if let Ok(question) = question.map(Question::head)
+            && self.0.door.suspect(&question, watch, waited)
+        {
+            self.0.begin_probing();
+        }
+    }
+
+    /// Waits until a suspended upstream answers a probe.
+    pub async fn recovered(&self) {
+        self.0.door.recovered().await;
+    }
+
+    /// Whether the upstream is asked nothing but probes now, since it does not answer.
+    pub fn is_suspended(&self) -> bool {
+        self.0.door.is_suspended()
+    }
+
+    /// How many questions were refused here, without asking the upstream.
+    pub fn refused(&self) -> u64 {
+        self.0.door.refused()
+    }
+
     /// The rate limit as of the upstream's last answer.
     pub fn ledger(&self) -> Ledger {
         self.0.ledger.snapshot()
@@ -386,7 +458,7 @@ impl Inner {
     }
 
     /// The same registry as nobody asks it.
-    fn without(&self, builder: &AuthBuilder) -> Self {
+    fn without(&self, builder: &AuthBuilder, this: &Weak<Self>) -> Self {
         let settings = Settings {
             logins: Vec::new(),
             mirrors: Vec::new(),
@@ -401,6 +473,10 @@ impl Inner {
             place: Place::Home(Mirrors::default()),
             anonymous: None,
             ledger: RunningLedger::default(),
+            door: Arc::clone(&self.door),
+            ping: self.ping.clone(),
+            tasks: self.tasks.clone(),
+            this: Weak::clone(this),
             tally: Arc::clone(&self.tally),
             clock: Arc::clone(&self.clock),
         }
@@ -451,18 +527,21 @@ impl Inner {
     ) -> Result<Option<u64>, UpstreamError> {
         let url = self.url(name, &format!("blobs/{digest}"))?;
         let question = Question::new(Kind::BlobHead, url, name, "*/*").head();
-        let deadline = self.deadline();
-        let attempt = || async {
-            match self.attempt(&question, 0, &deadline).await {
-                Ok(answer) => {
-                    not_html(&answer.host, &answer.headers)?;
-                    Ok(content_length(&answer.headers))
+        self.attended(&question, async |errand| {
+            let deadline = self.deadline().on(errand);
+            let attempt = || async {
+                match self.attempt(&question, 0, &deadline).await {
+                    Ok(answer) => {
+                        not_html(&answer.host, &answer.headers)?;
+                        Ok(content_length(&answer.headers))
+                    }
+                    Err(failure) if failure.is_only_the_cdns() => Ok(None),
+                    Err(failure) => Err(failure),
                 }
-                Err(failure) if failure.is_only_the_cdns() => Ok(None),
-                Err(failure) => Err(failure),
-            }
-        };
-        retried(self.settings.retries, &deadline, attempt).await
+            };
+            retried(self.settings.retries, &deadline, attempt).await
+        })
+        .await
     }
 
     fn manifest(
@@ -480,12 +559,18 @@ impl Inner {
     fn url(&self, name: &RepositoryName, rest: &str) -> Result<Url, UpstreamError> {
         let base = self.base.as_str().trim_end_matches('/');
         let mut url = Url::parse(&format!("{base}/v2/{name}/{rest}"))
-            .map_err(|_| bad_host(&redirect::host_of(&self.base), "its URL is unusable".into()))?;
+            .map_err(|_| bad_host(&host_of(&self.base), "its URL is unusable".into()))?;
         if let Place::Mirror(namespace) = &self.place {
             url.query_pairs_mut().append_pair("ns", namespace);
         }
         Ok(url)
     }
+}
+
+/// Where a registry says that it is one.
+fn ping_url(base: &Url) -> Result<Url, BuildError> {
+    let text = format!("{}/v2/", base.as_str().trim_end_matches('/'));
+    Url::parse(&text).map_err(|_| BuildError::Url { url: text })
 }
 
 /// A page of tags; `null` where a repository has none.

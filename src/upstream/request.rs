@@ -27,7 +27,7 @@ use crate::sys::clock;
 const PRODUCT: &str = concat!("mirror/", env!("CARGO_PKG_VERSION"));
 
 /// A question to the registry.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Question {
     kind: Kind,
     method: Method,
@@ -64,6 +64,41 @@ impl Question {
         Self { offset, ..self }
     }
 
+    /// The same as a probe asks it: never for a blob, and never for what is counted as a pull.
+    pub(super) fn into_probe(self, ping: &Url) -> Self {
+        match self.kind {
+            Kind::ManifestGet => Self {
+                kind: Kind::ManifestHead,
+                ..self.head()
+            },
+            Kind::BlobGet => Self {
+                kind: Kind::Ping,
+                url: ping.clone(),
+                offset: 0,
+                ..self
+            },
+            _ => self,
+        }
+    }
+
+    pub(super) const fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The repository that it is about.
+    pub(super) fn repository(&self) -> &str {
+        &self.scope.name
+    }
+
+    pub(super) const fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Whether it goes on with a transfer that was begun before.
+    pub(super) const fn is_resumption(&self) -> bool {
+        self.offset > 0
+    }
+
     fn headers(&self, access: Option<&Access>) -> HeaderMap {
         let mut headers = base_headers();
         headers.insert(ACCEPT, HeaderValue::from_static(self.accept));
@@ -93,7 +128,7 @@ impl<B> Answered<B> {
     }
 
     /// What an answer other than a success means, to a question of `kind`.
-    pub(super) fn refusal(&self, kind: Kind, now: clock::Timestamp) -> Option<UpstreamError> {
+    fn refusal(&self, kind: Kind, now: clock::Timestamp) -> Option<UpstreamError> {
         let host = self.arrived.host();
         let status = self.arrived.status.as_u16();
         match status {
@@ -112,6 +147,14 @@ impl<B> Answered<B> {
     }
 }
 
+impl<B> Answered<B> {
+    /// The same, as the failure of `question` and where it happened.
+    pub(super) fn failure(&self, question: &Question, now: clock::Timestamp) -> Option<Failure> {
+        let refusal = self.refusal(question.kind, now);
+        refusal.map(|error| Failure::at(error, self.at_home))
+    }
+}
+
 /// A small answer, read completely.
 #[derive(Debug)]
 pub(super) struct Answer {
@@ -127,9 +170,12 @@ impl Inner {
         question: &Question,
         limit: usize,
     ) -> Result<Answer, UpstreamError> {
-        let deadline = self.deadline();
-        let attempt = || self.attempt(question, limit, &deadline);
-        retried(self.settings.retries, &deadline, attempt).await
+        self.attended(question, async |errand| {
+            let deadline = self.deadline().on(errand);
+            let attempt = || self.attempt(question, limit, &deadline);
+            retried(self.settings.retries, &deadline, attempt).await
+        })
+        .await
     }
 
     /// Asks once.
@@ -140,11 +186,11 @@ impl Inner {
         deadline: &Deadline,
     ) -> Result<Answer, Failure> {
         let answered = self.walk(&self.control, question, deadline).await?;
-        let refusal = answered.refusal(question.kind, self.clock.wall());
+        let failure = answered.failure(question, self.clock.wall());
         let Answered { arrived, at_home } = answered;
-        if let Some(error) = refusal {
+        if let Some(failure) = failure {
             arrived.discard().await;
-            return Err(Failure::at(error, at_home));
+            return Err(failure);
         }
         let host = arrived.host();
         let headers = arrived.headers.clone();
@@ -152,7 +198,8 @@ impl Inner {
             Bytes::new()
         } else {
             not_encoded(&arrived)?;
-            read(arrived, limit, self.settings.stall, deadline).await?
+            let bytes = read(arrived, limit, self.settings.stall, deadline).await;
+            bytes.map_err(|error| Failure::at(error, at_home))?
         };
         Ok(Answer {
             host,
@@ -221,6 +268,9 @@ impl Inner {
             if at_home {
                 let now = self.clock.wall();
                 self.ledger.enter(arrived.status, &arrived.headers, now);
+                if !arrived.status.is_server_error() {
+                    self.door.answered(deadline.errand());
+                }
             }
             if !is_redirect(arrived.status) {
                 return Ok(Answered { arrived, at_home });

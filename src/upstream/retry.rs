@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::UpstreamError;
 use super::failure::Failure;
 use super::transport::Deadline;
 use crate::sys::{clock, random};
@@ -15,12 +14,12 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Runs `attempt` until it succeeds, fails for good, was repeated `retries` times, or the deadline passes.
 ///
 /// # Errors
-/// The last attempt's.
+/// The last attempt's failure.
 pub(super) async fn retried<T, F>(
     retries: u32,
     deadline: &Deadline,
     mut attempt: impl FnMut() -> F,
-) -> Result<T, UpstreamError>
+) -> Result<T, Failure>
 where
     F: Future<Output = Result<T, Failure>>,
 {
@@ -32,12 +31,12 @@ where
             Err(failure) => failure,
         };
         if !failure.passing || left == 0 || deadline.passed() {
-            return Err(failure.error);
+            return Err(failure);
         }
         tracing::debug!(error = %failure.error, left, "trying again");
         let rest = clock::sleep(random::jittered(pause));
         if deadline.limit(rest).await.is_err() {
-            return Err(failure.error);
+            return Err(failure);
         }
         left -= 1;
         pause = (pause * 2).min(LONGEST_PAUSE);
@@ -51,6 +50,7 @@ mod tests {
 
     use super::*;
     use crate::sys::clock::{ManualClock, Timestamp};
+    use crate::upstream::UpstreamError;
 
     fn status(status: u16) -> Failure {
         let host = "registry.test".into();

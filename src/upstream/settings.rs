@@ -42,6 +42,8 @@ pub struct Settings {
     pub retries: u32,
     /// How many blob transfers may run at once, at least one.
     pub max_connections: usize,
+    /// Nothing is asked, ever.
+    pub offline: bool,
 }
 
 /// A user of an upstream, for all of its repositories or for some.

@@ -17,6 +17,7 @@ use reqwest::Url;
 use serde::Deserialize;
 
 use super::base64;
+use super::door::Errand;
 use super::failure::Failure;
 use super::ledger::retry_after;
 use super::redirect::host_of;
@@ -181,7 +182,11 @@ impl Tokens {
         if let Some(token) = self.kept(&key) {
             return Ok(grant(token, false));
         }
-        let token = self.renewed(key, deadline).await?;
+        let token = match deadline.errand() {
+            Errand::Question => self.renewed(key, deadline).await?,
+            // The flight of those who wait may be what is not answered.
+            Errand::Probe => Arc::clone(&self.asker).renew(key, Some(deadline)).await?,
+        };
         Ok(grant(token, true))
     }
 
@@ -224,7 +229,7 @@ impl Tokens {
     /// The one renewal of `key` that runs, started by the first who asks; `None` when the process is closing.
     async fn flight(&self, key: Key) -> Option<Result<Token, UpstreamError>> {
         let asker = Arc::clone(&self.asker);
-        let flight = self.flights.run(key.clone(), || asker.renew(key));
+        let flight = self.flights.run(key.clone(), || asker.renew(key, None));
         flight.await.0
     }
 }
@@ -259,7 +264,12 @@ impl Asker {
         self.kept.get(key).filter(|token| token.young(now))
     }
 
-    async fn renew(self: Arc<Self>, key: Key) -> Result<Token, UpstreamError> {
+    /// Asks for a token: once, and within the deadline of a `probe`; else again and again within a limit.
+    async fn renew(
+        self: Arc<Self>,
+        key: Key,
+        probe: Option<&Deadline>,
+    ) -> Result<Token, UpstreamError> {
         // Another flight may have landed between the caller's look and this one's start.
         if let Some(token) = self.young(&key) {
             return Ok(token);
@@ -270,12 +280,14 @@ impl Asker {
             return Err(error);
         }
         // Less than a question may take in all, so that whoever waits for this hears which host is to blame.
-        let deadline = Deadline::after(self.limits.timeout * 3 / 4, Arc::clone(&self.clock));
+        let own = Deadline::after(self.limits.timeout * 3 / 4, Arc::clone(&self.clock));
+        let (deadline, retries) = match probe {
+            Some(probe) => (probe.clone(), 0),
+            None => (own, self.limits.retries),
+        };
         let url = endpoint.url(scope);
-        let result = retried(self.limits.retries, &deadline, || {
-            self.ask(&url, user, &deadline)
-        })
-        .await;
+        let result = retried(retries, &deadline, || self.ask(&url, user, &deadline)).await;
+        let result = result.map_err(|failure| failure.error);
         match &result {
             Ok(token) => {
                 if user.is_some() {
@@ -308,6 +320,9 @@ impl Asker {
         let obtained = self.clock.monotonic();
         let arrived = self.control.send(request, deadline).await?;
         if let Some(error) = self.refusal(&arrived, user) {
+            if !arrived.status.is_server_error() {
+                self.control.door().answered(deadline.errand());
+            }
             arrived.discard().await;
             return Err(error.into());
         }

@@ -24,6 +24,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::connector::Connector;
 use super::counters::{Kind, Tally};
+use super::door::{Door, Errand};
 use super::failure::broken;
 use super::proxy::{Proxies, Proxy};
 use super::redirect::host_of;
@@ -32,6 +33,8 @@ use crate::sys::clock::{self, Clock, Elapsed};
 
 /// How many control requests run at once.
 const CONTROL_SLOTS: usize = 8;
+/// How many requests of probes run at once.
+const PROBE_SLOTS: usize = 2;
 /// The longest that connecting may take, so that a silent address leaves time for another attempt.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// How long an unused connection is kept.
@@ -45,19 +48,35 @@ const DRAIN_LIMIT: usize = 16 * 1024;
 /// The longest that an unwanted body is waited for.
 const DRAIN_WAIT: Duration = Duration::from_secs(1);
 
-/// The moment at which a question must have been answered.
+/// The moment at which a question must have been answered, and what for it is asked.
 #[derive(Clone, Debug)]
 pub(super) struct Deadline {
     clock: Arc<dyn Clock>,
     at: Duration,
     allowed: Duration,
+    errand: Errand,
 }
 
 impl Deadline {
     /// `allowed` from now.
     pub(super) fn after(allowed: Duration, clock: Arc<dyn Clock>) -> Self {
         let at = clock.monotonic().saturating_add(allowed);
-        Self { clock, at, allowed }
+        Self {
+            clock,
+            at,
+            allowed,
+            errand: Errand::Question,
+        }
+    }
+
+    /// The same, for what is sent on `errand`.
+    pub(super) fn on(self, errand: Errand) -> Self {
+        Self { errand, ..self }
+    }
+
+    /// What for the question is asked.
+    pub(super) const fn errand(&self) -> Errand {
+        self.errand
     }
 
     /// Whether it has passed.
@@ -169,6 +188,8 @@ pub(super) struct Control {
     client: reqwest::Client,
     proxies: Proxies,
     slots: Arc<Semaphore>,
+    probe_slots: Arc<Semaphore>,
+    door: Arc<Door>,
     tally: Arc<Tally>,
 }
 
@@ -177,6 +198,7 @@ impl Control {
         mut tls: rustls::ClientConfig,
         connect: Duration,
         proxies: Proxies,
+        door: Arc<Door>,
         tally: Arc<Tally>,
     ) -> Result<Self, BuildError> {
         let by = proxies.clone();
@@ -206,8 +228,15 @@ impl Control {
             client,
             proxies,
             slots: Arc::new(Semaphore::new(CONTROL_SLOTS)),
+            probe_slots: Arc::new(Semaphore::new(PROBE_SLOTS)),
+            door,
             tally,
         })
+    }
+
+    /// What every request passes.
+    pub(super) fn door(&self) -> &Door {
+        &self.door
     }
 }
 
@@ -226,14 +255,27 @@ impl Transport for Control {
             headers,
         } = request;
         let host = host_of(&url);
-        let slot = slot(&self.slots, deadline, &host).await?;
+        let errand = deadline.errand();
+        self.door.online(&host)?;
+        let slots = match errand {
+            Errand::Question => &self.slots,
+            Errand::Probe => &self.probe_slots,
+        };
+        let slot = slot(slots, deadline, &host).await?;
+        self.door.pass(kind, errand, &host)?;
         let sent = self
             .client
             .request(method, url.clone())
             .headers(headers)
             .send();
-        let answer = match deadline.limit(sent).await {
-            Ok(answer) => answer.map_err(|error| broken(&host, Phase::Body, &error.without_url())),
+        let answer = match deadline
+            .limit(self.door.unless_overtaken(kind, errand, sent))
+            .await
+        {
+            Ok(Some(answer)) => {
+                answer.map_err(|error| broken(&host, Phase::Body, &error.without_url()))
+            }
+            Ok(None) => Err(overtaken(&host)),
             Err(_) => Err(deadline.missed(&host, Phase::FirstByte)),
         };
         let answer = blamed(
@@ -258,6 +300,7 @@ pub(super) struct Blobs {
     client: Client<HttpsConnector<Connector>, Empty<Bytes>>,
     proxies: Proxies,
     slots: Arc<Semaphore>,
+    door: Arc<Door>,
     tally: Arc<Tally>,
 }
 
@@ -267,6 +310,7 @@ impl Blobs {
         connect: Duration,
         proxies: Proxies,
         max_connections: usize,
+        door: Arc<Door>,
         tally: Arc<Tally>,
     ) -> Self {
         let max_connections = max_connections.clamp(1, Semaphore::MAX_PERMITS);
@@ -291,6 +335,7 @@ impl Blobs {
             client,
             proxies,
             slots: Arc::new(Semaphore::new(max_connections)),
+            door,
             tally,
         }
     }
@@ -321,6 +366,7 @@ impl Transport for Blobs {
         } = request;
         let host = host_of(&url);
         let proxy = self.proxies.of(&url);
+        self.door.online(&host)?;
         let mut built = http::Request::new(Empty::new());
         *built.method_mut() = method;
         *built.headers_mut() = headers;
@@ -336,8 +382,11 @@ impl Transport for Blobs {
             host: host.clone(),
             reason: "it redirects to something that is not a URI".into(),
         })?;
-        let answer = match deadline.limit(self.client.request(built)).await {
-            Ok(answer) => answer.map_err(|error| broken(&host, Phase::Body, &error)),
+        let sent = self.client.request(built);
+        let sent = self.door.unless_overtaken(kind, deadline.errand(), sent);
+        let answer = match deadline.limit(sent).await {
+            Ok(Some(answer)) => answer.map_err(|error| broken(&host, Phase::Body, &error)),
+            Ok(None) => Err(overtaken(&host)),
             Err(_) => Err(deadline.missed(&host, Phase::FirstByte)),
         };
         let answer = blamed(proxy, &host, answer, http::Response::status);
@@ -361,6 +410,15 @@ fn blamed<A>(
         }
         Ok(answer) => Ok(answer),
         Err(error) => Err(proxy.blamed(error)),
+    }
+}
+
+/// What to say of a question that was given up since a later one was answered.
+fn overtaken(host: &str) -> UpstreamError {
+    UpstreamError::Unreachable {
+        host: host.into(),
+        phase: Phase::FirstByte,
+        reason: "it was asked during an outage that is over".into(),
     }
 }
 

@@ -177,6 +177,13 @@ impl Stage {
         self.image.first().config.digest.clone()
     }
 
+    /// With the upstream in order again, the mirror notices by itself, which costs `probe`.
+    async fn assert_noticed(&self, probe: &str) {
+        self.hub.clear_faults();
+        self.mirror.wait_until_upstream_answers().await;
+        assert_eq!(self.asked(), [probe]);
+    }
+
     /// With the upstream in order again, the next pull gets the layer for `cost`, and the one after it for nothing.
     async fn assert_next_pull<const N: usize>(&self, cost: [Vec<String>; N]) {
         self.hub.clear_faults();

@@ -133,6 +133,22 @@ impl TestMirror {
             .await;
     }
 
+    /// Waits until the mirror has noticed that its upstream answers again.
+    pub(crate) async fn wait_until_upstream_answers(&self) {
+        let suspended = "mirror_upstream_suspended{upstream=\"docker.io\"} 1";
+        let noticing = async {
+            loop {
+                let page = self.get("/metrics").await.body;
+                if !String::from_utf8_lossy(&page).contains(suspended) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let noticed = tokio::time::timeout(PATIENCE, noticing).await;
+        noticed.expect("the upstream stays suspended");
+    }
+
     pub(crate) async fn wait_until(&self, what: &str, condition: impl Fn() -> bool) {
         let waiting = async {
             while !condition() {

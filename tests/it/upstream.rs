@@ -4,10 +4,12 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod blobs;
+mod breaker;
 mod control;
 mod credentials;
 mod logins;
 mod mirrors;
+mod offline;
 mod proxies;
 mod redirects;
 mod tls;
@@ -44,6 +46,7 @@ fn settings(hub: &FakeHub) -> Settings {
         stall: PATIENCE,
         retries: 3,
         max_connections: 32,
+        offline: false,
     }
 }
 
@@ -75,6 +78,16 @@ fn upstream(settings: Settings) -> Upstream {
 fn upstream_at(settings: Settings, clock: &Arc<ManualClock>) -> Upstream {
     let clock = Arc::<ManualClock>::clone(clock);
     Upstream::new(settings, clock, Tasks::new()).unwrap()
+}
+
+/// Waits until the upstream is no longer suspended.
+async fn until_answered(upstream: &Upstream) {
+    let waiting = async {
+        while upstream.is_suspended() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.unwrap();
 }
 
 fn name(text: &str) -> RepositoryName {

@@ -49,6 +49,7 @@ async fn a_refused_connection_without_a_copy_is_503() {
     tagged.assert_asked([]);
     assert_eq!(tagged.mirror.cached(), [""; 0]);
     tagged.hub.restart().await;
+    tagged.assert_noticed([HEAD]).await;
     tagged.assert_next_pull([GET]).await;
 }
 
@@ -64,7 +65,7 @@ async fn a_refused_connection_with_a_copy_is_stale() {
     assert_eq!(outcome(&by_digest), "hit; upstream=docker.io");
     tagged.assert_asked([]);
     tagged.hub.restart().await;
-    tagged.assert_recovers([HEAD]).await;
+    tagged.assert_recovers([HEAD, HEAD]).await;
 }
 
 #[tokio::test]
@@ -81,7 +82,7 @@ async fn a_copy_outlives_a_restart_without_an_upstream() {
     super::assert_complete(&tagged.mirror.blob(NGINX, &layer.digest).await, &layer);
     tagged.assert_asked([]);
     tagged.hub.restart().await;
-    tagged.assert_recovers([TOKEN, HEAD]).await;
+    tagged.assert_recovers([TOKEN, HEAD, HEAD]).await;
 }
 
 #[tokio::test]
@@ -91,6 +92,7 @@ async fn a_black_hole_without_a_copy_is_504() {
     let registry = host(&tagged.hub, Origin::Registry);
     assert_error(&tagged.pull().await, 504, "UNKNOWN", &registry);
     tagged.assert_asked([TOKEN, GET]);
+    tagged.assert_noticed([HEAD]).await;
     tagged.assert_next_pull([GET]).await;
 }
 
@@ -101,7 +103,7 @@ async fn a_black_hole_with_a_copy_is_stale() {
     let answer = tagged.pull().await;
     tagged.assert_stale(&answer, "timeout", &host(&tagged.hub, Origin::Registry));
     tagged.assert_asked([HEAD]);
-    tagged.assert_recovers([HEAD]).await;
+    tagged.assert_recovers([HEAD, HEAD]).await;
 }
 
 #[tokio::test]
@@ -131,8 +133,9 @@ async fn a_black_hole_for_a_blob_is_504() {
         stage.registry().fault(Fault::BlackHole);
         let answer = stage.pull().await;
         assert_error(&answer, 504, "UNKNOWN", &host(&stage.hub, Origin::Registry));
-        stage.assert_asked([at_registry(), at_registry()]);
+        stage.assert_asked([at_registry()]);
         stage.assert_nothing_kept();
+        stage.assert_noticed("registry GET /v2/").await;
         stage.assert_next_pull([fetch()]).await;
     }))
     .await;

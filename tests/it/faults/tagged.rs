@@ -119,6 +119,13 @@ impl Tagged {
         self.assert_asked(cost);
     }
 
+    /// With the upstream in order again, the mirror notices by itself, which costs `probe`.
+    pub(super) async fn assert_noticed<const N: usize>(&self, probe: [&str; N]) {
+        self.hub.clear_faults();
+        self.mirror.wait_until_upstream_answers().await;
+        self.assert_asked(probe);
+    }
+
     /// With the upstream in order again, the next pull costs `cost`, and the one after it nothing.
     pub(super) async fn assert_next_pull<const N: usize>(&self, cost: [&str; N]) {
         self.hub.clear_faults();

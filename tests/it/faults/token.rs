@@ -77,7 +77,8 @@ async fn a_token_endpoint_that_is_down_is_named() {
     tagged.assert_asked([]);
     assert_eq!(tagged.mirror.cached(), [""; 0]);
     tagged.hub.restart_origin(Origin::Token).await;
-    tagged.assert_next_pull([TOKEN, GET]).await;
+    tagged.assert_noticed([TOKEN, HEAD]).await;
+    tagged.assert_next_pull([GET]).await;
 }
 
 #[tokio::test]
@@ -89,7 +90,7 @@ async fn a_token_endpoint_that_is_down_leaves_what_is_held() {
     tagged.assert_stale(&answer, "unreachable", &host(&tagged.hub, Origin::Token));
     tagged.assert_asked([HEAD]);
     tagged.hub.restart_origin(Origin::Token).await;
-    tagged.assert_recovers([TOKEN, HEAD]).await;
+    tagged.assert_recovers([TOKEN, HEAD, HEAD]).await;
 }
 
 #[tokio::test]

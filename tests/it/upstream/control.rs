@@ -241,10 +241,9 @@ async fn a_host_without_an_address_is_told_from_one_that_is_down() {
             retries: 0,
             ..stranger(&hub)
         };
-        let upstream = upstream(settings);
         let unknown = Digest::of(mirror::oci::Algorithm::Sha256, b"unknown");
-        let manifest = get(&upstream).await.unwrap_err();
-        let blob = upstream
+        let manifest = get(&upstream(settings.clone())).await.unwrap_err();
+        let blob = upstream(settings)
             .open_blob(&name(NGINX), unknown, 0)
             .await
             .unwrap_err();

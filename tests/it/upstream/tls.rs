@@ -35,15 +35,20 @@ async fn a_configured_authority_is_trusted_by_both_clients() {
 #[tokio::test]
 async fn an_unknown_authority_is_said_so_at_once() {
     let (hub, blob) = secure().await;
-    let upstream = upstream(Settings {
-        token_url: None,
-        ..settings(&hub)
-    });
-    let manifest = upstream
+    let distrustful = || {
+        upstream(Settings {
+            token_url: None,
+            ..settings(&hub)
+        })
+    };
+    let manifest = distrustful()
         .head_manifest(&name(NGINX), &reference("latest"))
         .await
         .unwrap_err();
-    let blob = upstream.open_blob(&name(NGINX), blob, 0).await.unwrap_err();
+    let blob = distrustful()
+        .open_blob(&name(NGINX), blob, 0)
+        .await
+        .unwrap_err();
     for error in [manifest, blob] {
         let UpstreamError::Unreachable {
             host: named,

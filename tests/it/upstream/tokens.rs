@@ -276,6 +276,7 @@ async fn a_token_endpoint_that_is_down_is_named_and_asked_again() {
     assert!(hub.take_summary().is_empty());
 
     hub.restart_origin(Origin::Token).await;
+    until_answered(&upstream).await;
     ask().await.unwrap();
 }
 
