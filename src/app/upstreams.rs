@@ -152,13 +152,23 @@ fn proxy_choice(choice: &config::ProxyChoice, ambient: &AmbientSettings) -> Prox
 
 fn proxy_settings(settings: &Settings, upstream: &UpstreamSettings) -> proxy::Settings {
     proxy::Settings {
-        freshness: proxy::Freshness {
-            tag_ttl: settings.cache.tag_ttl,
-            ..proxy::Freshness::default()
-        },
+        freshness: freshness(settings, upstream),
         revalidate_timeout: settings.cache.revalidate_timeout,
         never_cache: settings.cache.never_cache.clone(),
         stall: upstream.stall,
         retries: upstream.retries,
+    }
+}
+
+/// How long what came from one upstream is served.
+fn freshness(settings: &Settings, upstream: &UpstreamSettings) -> proxy::Freshness {
+    let cache = &settings.cache;
+    let rules = upstream.tag_rules.iter();
+    proxy::Freshness {
+        tag_ttl: upstream.tag_ttl.unwrap_or(cache.tag_ttl),
+        tag_rules: rules.map(|rule| (rule.pattern.clone(), rule.ttl)).collect(),
+        stale_if_error: cache.stale_if_error,
+        stale_if_deleted: cache.stale_if_deleted,
+        negative_ttl: cache.negative_ttl,
     }
 }

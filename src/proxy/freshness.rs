@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Inner;
-use crate::oci::{ImagePatterns, RepositoryName, Tag};
+use crate::oci::{Tag, TagPattern};
 
 /// How long tags and lists are served, by what the upstream says.
 ///
@@ -12,8 +12,8 @@ use crate::oci::{ImagePatterns, RepositoryName, Tag};
 pub struct Freshness {
     /// How long a tag or a list is served without asking the upstream.
     pub tag_ttl: Duration,
-    /// The same for the tags of some images. The first that matches counts.
-    pub tag_rules: Vec<(ImagePatterns, Duration)>,
+    /// The same for some tags. The first rule that is about a tag decides.
+    pub tag_rules: Vec<(TagPattern, Duration)>,
     /// How long after its last confirmation a copy is served when the upstream fails.
     pub stale_if_error: Duration,
     /// How long after its last confirmation a tag is served that the upstream has no longer.
@@ -35,10 +35,10 @@ impl Default for Freshness {
 }
 
 impl Freshness {
-    fn ttl(&self, upstream: &str, name: &RepositoryName, tag: &Tag) -> Duration {
+    fn ttl(&self, tag: &Tag) -> Duration {
         let mut rules = self.tag_rules.iter();
         rules
-            .find(|(images, _)| images.matches(upstream, name, Some(tag)))
+            .find(|(pattern, _)| pattern.matches(tag))
             .map_or(self.tag_ttl, |(_, ttl)| *ttl)
     }
 
@@ -50,9 +50,8 @@ impl Freshness {
 
 impl Inner {
     /// How long a tag is fresh.
-    pub(super) fn tag_ttl(&self, name: &RepositoryName, tag: &Tag) -> Duration {
-        let freshness = &self.settings.freshness;
-        freshness.ttl(self.upstream_name(), name, tag)
+    pub(super) fn tag_ttl(&self, tag: &Tag) -> Duration {
+        self.settings.freshness.ttl(tag)
     }
 
     /// How long a list is fresh.
@@ -67,16 +66,12 @@ mod tests {
 
     #[test]
     fn the_first_rule_that_matches_counts() {
-        let rule = |pattern, ttl| {
-            let images = ImagePatterns::parse([pattern]).unwrap();
-            (images, Duration::from_secs(ttl))
-        };
+        let rule = |pattern: &str, ttl| (pattern.parse().unwrap(), Duration::from_secs(ttl));
         let freshness = Freshness {
-            tag_rules: vec![rule("**:1.*", 7), rule("**:1.2", 8), rule("**:latest", 0)],
+            tag_rules: vec![rule("1.*", 7), rule("1.2", 8), rule("latest", 0)],
             ..Freshness::default()
         };
-        let name = "library/nginx".parse().unwrap();
-        let ttl = |tag: &str| freshness.ttl("docker.io", &name, &tag.parse().unwrap());
+        let ttl = |tag: &str| freshness.ttl(&tag.parse().unwrap());
         assert_eq!(ttl("1.2"), Duration::from_secs(7));
         assert_eq!(ttl("latest"), Duration::ZERO);
         assert_eq!(ttl("2"), freshness.tag_ttl);

@@ -113,7 +113,7 @@ impl Inner {
         let now = self.parts.clock.monotonic();
         let found = change(&mark, |state| {
             state.wanted = now;
-            state.found(now, self.tag_ttl(name, tag))
+            state.found(now, self.tag_ttl(tag))
         });
         match found {
             Found::Failing(failure) => Some(failure),

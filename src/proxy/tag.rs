@@ -47,7 +47,7 @@ impl Inner {
         let wanted = Wanted::Manifest(name, &reference);
         let held = self.held_tag(name, tag).await;
         if let Some(held) = &held
-            && self.is_fresh(held.age, name, tag)
+            && self.is_fresh(held.age, tag)
         {
             let mut answer = self.answer(held.manifest.clone(), Outcome::Hit);
             answer.age = held.age;
@@ -74,8 +74,8 @@ impl Inner {
             .map_err(|failure| failure.registry_error(wanted))
     }
 
-    fn is_fresh(&self, age: Option<Duration>, name: &RepositoryName, tag: &Tag) -> bool {
-        age.is_some_and(|age| age < self.tag_ttl(name, tag))
+    fn is_fresh(&self, age: Option<Duration>, tag: &Tag) -> bool {
+        age.is_some_and(|age| age < self.tag_ttl(tag))
     }
 
     async fn held_tag(&self, name: &RepositoryName, tag: &Tag) -> Option<HeldTag> {
@@ -261,7 +261,7 @@ impl Inner {
         patience: Option<Duration>,
     ) -> Result<Resolved, Failure> {
         // Confirmed between the look into the cache and the start of this task.
-        if let Some(confirmed) = self.confirmed(name, tag, known).await {
+        if let Some(confirmed) = self.confirmed(tag, known).await {
             return Ok(confirmed);
         }
         let told = match self.head(name, tag, patience).await {
@@ -275,7 +275,7 @@ impl Inner {
         // Another question was asked later, and answered sooner.
         if let Some(newer) = self.tag_record(name, tag).await
             && newer != known
-            && let Some(confirmed) = self.confirmed(name, tag, newer).await
+            && let Some(confirmed) = self.confirmed(tag, newer).await
         {
             return Ok(confirmed);
         }
@@ -295,14 +295,9 @@ impl Inner {
     }
 
     /// The tag as it was confirmed a moment ago, if it was.
-    async fn confirmed(
-        &self,
-        name: &RepositoryName,
-        tag: &Tag,
-        known: TagRecord,
-    ) -> Option<Resolved> {
+    async fn confirmed(&self, tag: &Tag, known: TagRecord) -> Option<Resolved> {
         let age = self.parts.clock.wall().since(known.checked);
-        if !self.is_fresh(age, name, tag) {
+        if !self.is_fresh(age, tag) {
             return None;
         }
         Some(Resolved {

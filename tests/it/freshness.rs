@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use mirror::config::{Settings, UpstreamSettings};
+use mirror::config::{Settings, TagRule, UpstreamSettings};
 
 use crate::client::{End, Response};
 use crate::mirror::TestMirror;
@@ -544,4 +544,79 @@ async fn sixteen_tags_are_asked_for_without_a_client_and_the_others_with_one() {
         .await;
     let asked = stage.hub.take_summary();
     assert_eq!(asked.iter().filter(|line| **line == last).count(), 1);
+}
+
+#[tokio::test]
+async fn every_upstream_and_tag_has_its_own_time() {
+    let hub = FakeHub::start().await;
+    let image = hub.push_image(NGINX, "1.27.3", ImageSpec::layers(1));
+    for tag in ["nightly", "stable"] {
+        hub.move_tag(NGINX, tag, &image.digest);
+    }
+    let rule = |pattern: &str, ttl| TagRule {
+        pattern: pattern.parse().unwrap(),
+        ttl,
+    };
+    let mirror = TestMirror::start_with(&hub, |settings| {
+        let upstream = upstream(settings);
+        upstream.tag_ttl = Some(Duration::from_mins(5));
+        upstream.tag_rules = vec![rule("[0-9]*.*", DAY), rule("nightly", Duration::ZERO)];
+    })
+    .await;
+    let asked = async |tag: &str| {
+        assert_served(&mirror.manifest(NGINX, tag).await, &image.bytes);
+        let lines = hub.take_summary();
+        lines.iter().any(|line| line.contains("HEAD"))
+    };
+    for tag in ["1.27.3", "nightly", "stable"] {
+        asked(tag).await;
+    }
+    let second = Duration::from_secs(1);
+    mirror
+        .clock
+        .advance(Duration::from_mins(5).saturating_sub(second));
+    assert!(asked("nightly").await && asked("nightly").await);
+    assert!(!asked("stable").await);
+    mirror.clock.advance(second);
+    assert!(asked("stable").await);
+    assert!(!asked("1.27.3").await);
+    mirror.clock.advance(DAY);
+    assert!(asked("1.27.3").await);
+}
+
+#[tokio::test]
+async fn the_limits_are_those_of_the_configuration() {
+    let minutes = |count| Duration::from_mins(count);
+    let stage = Stage::of(FakeHub::start().await, |settings| {
+        settings.cache.stale_if_error = minutes(20);
+        settings.cache.stale_if_deleted = minutes(10);
+        settings.cache.negative_ttl = minutes(2);
+    })
+    .await;
+    stage.hub.delete_tag(NGINX, "latest");
+    let seconds = Duration::from_secs;
+    for (pass, status, asked) in [
+        (minutes(0), 200, true),
+        (seconds(4), 200, false),
+        (minutes(9).saturating_sub(seconds(4)), 200, true),
+        (seconds(1), 404, false),
+        (minutes(2).saturating_sub(seconds(1)), 404, true),
+    ] {
+        stage.mirror.clock.advance(pass);
+        assert_eq!(stage.tag().await.status, status, "{pass:?}");
+        let lines = stage.hub.take_summary();
+        assert_eq!(
+            lines.contains(&HEAD.to_owned()),
+            asked,
+            "{pass:?}: {lines:?}"
+        );
+    }
+    stage.hub.move_tag(NGINX, "latest", &stage.image.digest);
+    stage.mirror.clock.advance(minutes(2));
+    assert_eq!(stage.tag().await.status, 200);
+    stage.hub.stop().await;
+    for (pass, status) in [(20, 200), (1, 503)] {
+        stage.mirror.clock.advance(minutes(pass));
+        assert_eq!(stage.tag().await.status, status, "{pass}");
+    }
 }

@@ -77,7 +77,7 @@ async fn every_failure_has_the_status_that_sends_clients_the_right_way() {
             "rate_limited",
         ),
         ("unreachable", 503, "UNKNOWN", Some("5"), "unreachable"),
-        ("timeout", 504, "UNKNOWN", None, "timeout"),
+        ("timeout", 504, "UNKNOWN", Some("5"), "timeout"),
         ("upstream", 502, "UNKNOWN", None, "bad_upstream"),
         ("internal", 500, "UNKNOWN", None, "internal"),
     ] {
