@@ -242,7 +242,7 @@ async fn a_name_that_does_not_resolve_is_outlasted() {
         let answer = stage.assert_pulled().await;
         let expected = "stale; reason=unreachable; age=60; upstream=docker.io";
         assert_eq!(outcome(&answer), expected);
-        let says = "registry.invalid could not be reached (Resolve)";
+        let says = "registry.invalid could not be reached: its name could not be resolved";
         assert!(warning(&answer).contains(says), "{}", warning(&answer));
     }
     stage.assert_asked(NOTHING);
@@ -275,7 +275,7 @@ async fn a_certificate_that_is_not_trusted_is_outlasted() {
         let answer = stage.assert_pulled().await;
         let expected = "stale; reason=unreachable; age=60; upstream=docker.io";
         assert_eq!(outcome(&answer), expected);
-        let says = "could not be reached (Tls)";
+        let says = "could not be reached: TLS failed";
         assert!(warning(&answer).contains(says), "{}", warning(&answer));
     }
     stage.assert_asked(NOTHING);

@@ -119,13 +119,14 @@ async fn a_proxy_that_fails_is_named() {
             retries: 0,
             ..settings(&hub)
         };
-        let upstream = upstream(settings);
+        // Each of them asked for the first time.
+        let upstream = || upstream(settings.clone());
         let named = format!("through the proxy {}: ", proxy.host());
         let nginx = name(NGINX);
         let latest = reference("latest");
         for _ in ["refuses", "is down"] {
-            let head = upstream.head_manifest(&nginx, &latest).await.unwrap_err();
-            let open = upstream.open_blob(&nginx, blob, 0).await.unwrap_err();
+            let head = upstream().head_manifest(&nginx, &latest).await.unwrap_err();
+            let open = upstream().open_blob(&nginx, blob, 0).await.unwrap_err();
             for error in [head, open] {
                 let UpstreamError::Unreachable {
                     host: target,
