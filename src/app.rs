@@ -4,6 +4,7 @@
 //! serves what it has, with no network at all. Modules get their settings here; none of them reads a file or the
 //! environment.
 
+mod reload;
 mod upstreams;
 
 use std::fmt;
@@ -13,6 +14,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::{Stream, StreamExt as _};
 use prometheus_client::registry::Registry as Metrics;
 use tracing::{info, warn};
 
@@ -20,18 +22,22 @@ use crate::blobs::{Blobs, BlobsError, DataDirectory, DirectoryError};
 use crate::config::{CacheSettings, Fsync, Settings};
 use crate::fetch::{self, Fetch};
 use crate::http::{
-    AccessSink, BindError, Drained, HttpMetrics, ListenAddress, Server, Service, Telemetry,
+    AccessSink, BindError, Drained, HttpMetrics, Listen, ListenAddress, Server, Service, Telemetry,
     Timeouts,
 };
 use crate::index::{Index, IndexError, SqliteIndex};
 use crate::store::{FsStore, StoreError, Sync};
 use crate::sys::clock::{self, Anchor, Clock, Jump, Timeline};
+use crate::sys::current::Current;
 use crate::sys::fs::{Disk, FileSystemKind, OsDisk};
 use crate::sys::process;
 use crate::sys::tasks::{self, Tasks};
 use crate::sys::telemetry::{AccessLog, TelemetryError};
-use crate::upstream::{self, Upstream, UpstreamCollector};
+use crate::upstream::{self, UpstreamCollector};
+use reload::{Cells, Reloading};
 use upstreams::{Ground, Upstreams};
+
+pub use reload::Reload;
 
 /// What downloads get to end themselves once no client is left.
 const LANDING_TIME: Duration = Duration::from_secs(5);
@@ -47,7 +53,7 @@ pub struct App {
     server: Server,
     fetch: Fetch,
     tasks: Tasks,
-    access: AccessLog,
+    reloading: Reloading,
     data: DataDirectory,
 }
 
@@ -177,7 +183,8 @@ impl App {
         }
 
         let tasks = Tasks::new();
-        tend(&blobs, &tasks, &settings.cache);
+        tend(&blobs, &tasks);
+        let upkeep = Upkeep::begin(&blobs, &tasks, &settings.cache);
         let fetch = Fetch::new(blobs.clone(), tasks.clone(), fetch_settings(settings));
         let ground = Ground {
             disk,
@@ -187,20 +194,33 @@ impl App {
             clock: timeline,
             tasks: tasks.clone(),
         };
-        let Upstreams { directory, clients } = Upstreams::open(&ground, settings)?;
+        let upstreams = Upstreams::open(&ground, settings, None)?;
 
         let access = AccessLog::open(&settings.log.access)?;
+        let cells = Cells {
+            directory: Arc::new(Current::new(upstreams.directory())),
+            clients: Arc::new(Current::new(upstreams.clients())),
+            sink: Arc::new(Current::new(sink(&access))),
+        };
         let service = Service {
-            directory,
-            telemetry: telemetry(&access, &fetch, clients),
+            directory: Arc::clone(&cells.directory),
+            telemetry: telemetry(&cells, &fetch),
             clock,
         };
         let server = Server::bind(server_settings(settings, files), service).await?;
+        let reloading = Reloading {
+            ground,
+            settings: settings.clone(),
+            upstreams,
+            upkeep,
+            access,
+            cells,
+        };
         Ok(Self {
             server,
             fetch,
             tasks,
-            access,
+            reloading,
             data,
         })
     }
@@ -210,9 +230,21 @@ impl App {
         self.server.local_addresses()
     }
 
-    /// Serves until `shutdown`; then running transfers get the drain time, and downloads that nobody reads end.
-    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Drained {
-        let drained = self.server.serve(shutdown).await;
+    /// Serves until `shutdown`; then running transfers get the drain time, and downloads that nobody reads end. Takes
+    /// on the configurations that come from `reloads` meanwhile, one after the other.
+    pub async fn run(
+        mut self,
+        shutdown: impl Future<Output = ()>,
+        reloads: impl Stream<Item = Reload>,
+    ) -> Drained {
+        let mut reloads = pin!(reloads.fuse());
+        let mut serving = pin!(self.server.serve(shutdown));
+        let drained = loop {
+            tokio::select! {
+                drained = &mut serving => break drained,
+                Some(reload) = reloads.next() => reload.answer(&mut self.reloading),
+            }
+        };
         let left = self.tasks.drain(LANDING_TIME).await;
         if left > 0 {
             warn!(
@@ -221,9 +253,10 @@ impl App {
             );
         }
         self.fetch.forget_parts().await;
-        self.access.flush();
+        self.reloading.access.flush();
         // The index closes before the lock goes: the next process may take over at once.
         drop(self.fetch);
+        drop(self.reloading);
         drop(self.data);
         drained
     }
@@ -262,19 +295,34 @@ fn timeline(
 }
 
 /// Starts what is done to blobs in the background.
-fn tend(blobs: &Blobs, tasks: &Tasks, settings: &CacheSettings) {
-    let [room, uses, strays, expiry, scrub] = [(); 5].map(|()| blobs.clone());
+fn tend(blobs: &Blobs, tasks: &Tasks) {
+    let [room, uses, strays] = [(); 3].map(|()| blobs.clone());
     let closing = tasks.closing();
     // Nobody waits for it: where the cap was lowered, most of a large cache may have to go.
     let reporting = async move { tasks::until(closing, report_room(&room)).await };
     tasks.spawn("room", reporting);
     tasks.spawn("uses", write_uses(uses, tasks.closing()));
     tasks.spawn("strays", strays.tidy_up(tasks.closing()));
-    tasks.spawn(
-        "expiry",
-        expiry.expire_always(settings.expiry, tasks.closing()),
-    );
-    tasks.spawn("scrub", scrub.scrub_always(settings.scrub, tasks.closing()));
+}
+
+/// What is done to blobs by the configuration's clock. Ends when it is dropped.
+struct Upkeep(Tasks);
+
+impl Upkeep {
+    fn begin(blobs: &Blobs, tasks: &Tasks, settings: &CacheSettings) -> Self {
+        let own = Tasks::new();
+        let closing = || tasks::until(own.closing(), tasks.closing());
+        let (expiry, scrub) = (blobs.clone(), blobs.clone());
+        tasks.spawn("expiry", expiry.expire_always(settings.expiry, closing()));
+        tasks.spawn("scrub", scrub.scrub_always(settings.scrub, closing()));
+        Self(own)
+    }
+}
+
+impl Drop for Upkeep {
+    fn drop(&mut self) {
+        self.0.close();
+    }
 }
 
 /// Writes what was used from time to time, so that the order of eviction outlives the process.
@@ -337,33 +385,38 @@ fn fetch_settings(settings: &Settings) -> fetch::Settings {
 fn server_settings(settings: &Settings, files: Option<u64>) -> crate::http::Settings {
     let affordable = files.map_or(u64::MAX, |files| files / 2).max(1);
     let connections = u64::from(settings.server.max_connections).min(affordable);
+    let plain = settings.server.listen.iter().cloned();
+    let further = settings.listeners.iter().map(|listener| Listen {
+        address: listener.address.clone(),
+        repository: listener.repository.as_deref().map(Into::into),
+    });
     crate::http::Settings {
-        listen: settings
-            .server
-            .listen
-            .iter()
-            .cloned()
-            .map(Into::into)
-            .collect(),
+        listen: plain.map(Into::into).chain(further).collect(),
         drain: settings.server.drain,
         max_connections: usize::try_from(connections).unwrap_or(usize::MAX),
         timeouts: Timeouts::default(),
     }
 }
 
-fn telemetry(access: &AccessLog, fetch: &Fetch, upstreams: Vec<Upstream>) -> Telemetry {
+fn telemetry(cells: &Cells, fetch: &Fetch) -> Telemetry {
     let mut registry = Metrics::default();
     let metrics = HttpMetrics::register(&mut registry);
     fetch.register(&mut registry);
-    let upstreams = UpstreamCollector::new(move || upstreams.clone());
+    let clients = Arc::clone(&cells.clients);
+    let upstreams = UpstreamCollector::new(move || clients.get().to_vec());
     registry.register_collector(Box::new(upstreams));
-    let lines = access.clone();
-    let sink: AccessSink = Arc::new(move |line: String| lines.line(&line));
     Telemetry {
         metrics,
         registry: Arc::new(registry),
-        access: access.is_on().then_some(sink),
+        access: Arc::clone(&cells.sink),
     }
+}
+
+/// `None` spares everyone the lines.
+fn sink(access: &AccessLog) -> Option<AccessSink> {
+    let lines = access.clone();
+    let sink: AccessSink = Arc::new(move |line: String| lines.line(&line));
+    access.is_on().then_some(sink)
 }
 
 #[cfg(test)]

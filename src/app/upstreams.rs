@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use super::AppError;
 use crate::blobs::Blobs;
-use crate::config::{self, AmbientSettings, DEFAULT_UPSTREAM, Settings, UpstreamSettings};
+use crate::config::{
+    self, AmbientSettings, ByteSize, DEFAULT_UPSTREAM, Settings, UpstreamSettings,
+};
 use crate::directory::{Directory, Entry, Rules};
 use crate::fetch::Fetch;
 use crate::index::Index;
@@ -31,28 +33,64 @@ pub(super) struct Ground {
 
 /// The upstreams as one configuration wants them.
 pub(super) struct Upstreams {
-    pub(super) directory: Directory,
-    pub(super) clients: Vec<Upstream>,
+    memory: Memory,
+    /// The limit of `memory`.
+    bytes: u64,
+    members: BTreeMap<String, Member>,
+}
+
+/// One upstream, with what it was made of.
+struct Member {
+    asked_by: upstream::Settings,
+    client: Upstream,
+    /// The second is the limit of the memory that it shares.
+    cached_by: (proxy::Settings, ByteSize),
+    proxy: Arc<Proxy>,
+    rules: Rules,
 }
 
 impl Upstreams {
-    /// Asks no upstream anything.
-    pub(super) fn open(ground: &Ground, settings: &Settings) -> Result<Self, AppError> {
-        let memory = Memory::new(settings.cache.memory.as_u64());
-        let (mut entries, mut clients) = (BTreeMap::new(), Vec::new());
+    /// Asks no upstream anything. What does not differ from `former` is kept: a client with its connections, tokens
+    /// and ledger, a proxy with its questions under way. A client whose settings differ is made anew, and knows nothing
+    /// of what was refused to the former one.
+    pub(super) fn open(
+        ground: &Ground,
+        settings: &Settings,
+        former: Option<&Self>,
+    ) -> Result<Self, AppError> {
+        let bytes = settings.cache.memory.as_u64();
+        let memory = former
+            .filter(|former| former.bytes == bytes)
+            .map_or_else(|| Memory::new(bytes), |former| former.memory.clone());
+        let mut members = BTreeMap::new();
         for (name, upstream) in configured(settings) {
-            let client = ground.client(&name, &upstream, &settings.ambient)?;
-            let parts = ground.parts(client.clone(), memory.clone());
-            let proxy = Proxy::new(parts, proxy_settings(settings, &upstream));
-            let entry = Entry {
-                registry: Arc::new(proxy),
-                rules: Rules::default(),
-            };
-            entries.insert(name, entry);
-            clients.push(client);
+            let former = former.and_then(|former| former.members.get(&name));
+            let member = ground.member(&name, settings, &upstream, &memory, former)?;
+            members.insert(name, member);
         }
-        let directory = Directory::new(entries);
-        Ok(Self { directory, clients })
+        Ok(Self {
+            memory,
+            bytes,
+            members,
+        })
+    }
+
+    pub(super) fn directory(&self) -> Directory {
+        let entry = |member: &Member| Entry {
+            registry: Arc::<Proxy>::clone(&member.proxy),
+            rules: member.rules.clone(),
+        };
+        let members = self.members.iter();
+        Directory::new(
+            members
+                .map(|(name, it)| (name.clone(), entry(it)))
+                .collect(),
+        )
+    }
+
+    pub(super) fn clients(&self) -> Vec<Upstream> {
+        let members = self.members.values();
+        members.map(|member| member.client.clone()).collect()
     }
 }
 
@@ -76,12 +114,44 @@ impl Ground {
         }
     }
 
-    fn client(
+    fn member(
         &self,
         name: &str,
-        settings: &UpstreamSettings,
-        ambient: &AmbientSettings,
-    ) -> Result<Upstream, AppError> {
+        settings: &Settings,
+        upstream: &UpstreamSettings,
+        memory: &Memory,
+        former: Option<&Member>,
+    ) -> Result<Member, AppError> {
+        let authorities = self.authorities(upstream)?;
+        let asked_by = upstream_settings(name, upstream, &settings.ambient, authorities);
+        let cached_by = proxy_settings(settings, upstream);
+        let kept = former.filter(|former| former.asked_by == asked_by);
+        let client = match kept {
+            Some(former) => former.client.clone(),
+            None => self.client(asked_by.clone())?,
+        };
+        let cached_by = (cached_by, settings.cache.memory);
+        let kept = kept.filter(|former| former.cached_by == cached_by);
+        let proxy = kept.map_or_else(
+            || {
+                let parts = self.parts(client.clone(), memory.clone());
+                Arc::new(Proxy::new(parts, cached_by.0.clone()))
+            },
+            |former| Arc::clone(&former.proxy),
+        );
+        Ok(Member {
+            asked_by,
+            client,
+            cached_by,
+            proxy,
+            rules: Rules {
+                allow: upstream.allow.clone(),
+                deny: upstream.deny.clone(),
+            },
+        })
+    }
+
+    fn authorities(&self, settings: &UpstreamSettings) -> Result<Option<Vec<u8>>, AppError> {
         let read = |path: &PathBuf| {
             let unreadable = |source| AppError::Authority {
                 path: path.clone(),
@@ -89,13 +159,13 @@ impl Ground {
             };
             read_small(&*self.disk, path, CA_LIMIT).map_err(unreadable)
         };
-        let authorities = settings.ca.as_ref().map(read).transpose()?;
-        let settings = upstream_settings(name, settings, ambient, authorities);
+        settings.ca.as_ref().map(read).transpose()
+    }
+
+    fn client(&self, settings: upstream::Settings) -> Result<Upstream, AppError> {
+        let name = settings.name.to_string();
         let (clock, tasks) = (Arc::clone(&self.clock), self.tasks.clone());
-        Upstream::new(settings, clock, tasks).map_err(|source| AppError::Upstream {
-            name: name.to_owned(),
-            source,
-        })
+        Upstream::new(settings, clock, tasks).map_err(|source| AppError::Upstream { name, source })
     }
 }
 

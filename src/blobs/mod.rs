@@ -175,6 +175,11 @@ impl Blobs {
         Ok(leftovers.len())
     }
 
+    /// Says how much may be taken from now on; what is there beyond it goes when room is made.
+    pub fn limit(&self, limits: Limits) {
+        self.space.limit(limits);
+    }
+
     /// Says which images are pinned: their blobs are never evicted and never too old.
     pub fn pin(&self, patterns: ImagePatterns) {
         self.space.pins.set(patterns);

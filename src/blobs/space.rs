@@ -81,7 +81,7 @@ struct Open {
 pub(super) struct Space {
     disk: Arc<dyn Disk>,
     directory: PathBuf,
-    limits: Limits,
+    limits: Mutex<Limits>,
     index: Arc<dyn Index>,
     store: Arc<dyn Store>,
     pub(super) pins: Pins,
@@ -108,7 +108,7 @@ impl Space {
         Self {
             disk,
             directory,
-            limits,
+            limits: Mutex::new(limits),
             index,
             store,
             pins: Pins::default(),
@@ -163,12 +163,21 @@ impl Space {
         }
     }
 
+    pub(super) fn limit(&self, limits: Limits) {
+        *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = limits;
+    }
+
+    fn limits(&self) -> Limits {
+        *self.limits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// How many bytes have to go before `bytes` more fit.
     fn short_of(&self, bytes: u64) -> Result<u64, ReserveError> {
         // First of all: what becomes of a reservation meanwhile, a row or bytes on the disk, then counts twice, not never.
         let (beside, unwritten) = self.state().set_aside();
         let disk = self.disk_space()?;
-        let cap = self.limits.max_size.of(disk.total);
+        let limits = self.limits();
+        let cap = limits.max_size.of(disk.total);
         let margin = MARGIN.min(cap / 16);
         let fixed = self.index_bytes().saturating_add(margin);
         if fixed.saturating_add(bytes) > cap {
@@ -182,7 +191,7 @@ impl Space {
         let wanted = bytes
             .saturating_add(unwritten)
             .saturating_add(margin)
-            .saturating_add(self.limits.min_free.of(disk.total));
+            .saturating_add(limits.min_free.of(disk.total));
         Ok(over_cap.max(wanted.saturating_sub(disk.available)))
     }
 
@@ -413,7 +422,7 @@ impl Space {
         let held = beside.saturating_add(self.index.usage()?.bytes);
         Ok((
             held.saturating_add(self.index_bytes()),
-            self.limits.max_size.of(total),
+            self.limits().max_size.of(total),
         ))
     }
 
@@ -425,7 +434,7 @@ impl Space {
 impl fmt::Debug for Space {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Space")
-            .field("limits", &self.limits)
+            .field("limits", &self.limits())
             .finish_non_exhaustive()
     }
 }

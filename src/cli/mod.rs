@@ -6,6 +6,7 @@ mod config;
 mod exit;
 mod healthcheck;
 mod output;
+mod reload;
 mod serve;
 
 use std::ffi::OsString;
@@ -36,7 +37,7 @@ struct Cli {
 const CONFIG_HELP: &str = "The configuration [default: $MIRROR_CONFIG, \
     $XDG_CONFIG_HOME/mirror/mirror.toml, /etc/mirror/mirror.toml; without any, the built-in defaults]";
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 struct Global {
     #[arg(short, long, global = true, value_name = "FILE", help = CONFIG_HELP)]
     config: Option<PathBuf>,

@@ -1,16 +1,19 @@
 //! `mirror serve`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use tokio::sync::oneshot;
+use futures_util::stream;
+use tokio::sync::{mpsc, oneshot};
 
 use super::output::Output;
+use super::reload::{Follower, Read};
 use super::{Exit, Failure, Global};
-use crate::app::{App, AppError};
+use crate::app::{App, AppError, Reload};
 use crate::config::{Diagnostic, Environment, Loaded, Overrides, Settings};
 use crate::sys::clock::SystemClock;
-use crate::sys::signals::ShutdownSignals;
+use crate::sys::signals::{Hangups, ShutdownSignals};
 use crate::sys::telemetry;
 
 /// What still blocks a thread when all tasks have ended gets this long.
@@ -37,22 +40,24 @@ pub(super) fn run(
         offline: arguments.offline,
         ..Overrides::default()
     };
-    let loaded = global.load(flags, environment)?;
+    let loaded = global.load(flags.clone(), environment)?;
     let log = telemetry::init(&loaded.settings.log, output.is_coloured())
         .map_err(|error| failed(&error))?;
     warn(&loaded, output);
-    let ended = start(&loaded.settings);
+    let (global, environment) = (global.clone(), environment.clone());
+    let read: Read = Arc::new(move || global.load(flags.clone(), &environment));
+    let ended = start(loaded.settings, read, &log);
     drop(log);
     ended
 }
 
 /// Runs the server until it is told to end.
-fn start(settings: &Settings) -> Result<(), Failure> {
+fn start(settings: Settings, read: Read, log: &telemetry::Guard) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| failed(&error))?;
-    let ended = runtime.block_on(serve(settings));
+    let ended = runtime.block_on(serve(settings, read, log));
     // A disk or resolver that hangs may not keep the process.
     runtime.shutdown_timeout(LEFTOVERS_LIMIT);
     ended
@@ -63,18 +68,22 @@ fn failed(error: &dyn std::error::Error) -> Failure {
 }
 
 /// From the signal handlers to the end of the last transfer.
-async fn serve(settings: &Settings) -> Result<(), Failure> {
+async fn serve(settings: Settings, read: Read, log: &telemetry::Guard) -> Result<(), Failure> {
     let mut signals = ShutdownSignals::install().map_err(|error| failed(&error))?;
+    let hangups = Hangups::install().map_err(|error| failed(&error))?;
     let app = tokio::select! {
         biased;
-        built = App::build(settings, SystemClock::new()) => built.map_err(|error| not_started(&error))?,
+        built = App::build(&settings, SystemClock::new()) => built.map_err(|error| not_started(&error))?,
         // The directory may be in use for as long as `server.lock_wait`.
         signal = signals.requested() => {
             tracing::info!(signal, "ended before it was ready");
             return Ok(());
         }
     };
-    announce(&app, settings);
+    announce(&app, &settings);
+    let mut follower = Follower::new(read, settings, hangups, log);
+    let (sender, mut receiver) = mpsc::channel(1);
+    let reloads = stream::poll_fn(move |cx| receiver.poll_recv(cx));
     let (told, hurry) = oneshot::channel();
     let orderly = async {
         let signal = signals.requested().await;
@@ -83,12 +92,20 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         drop(told.send(signals));
     };
     tokio::select! {
-        drained = app.run(orderly) => {
+        drained = app.run(orderly, reloads) => {
             tracing::info!(open = drained.open, cut = drained.cut, "ended");
         }
+        () = followed(&mut follower, sender) => {}
         () = again(hurry) => tracing::warn!("ended at once, as asked"),
     }
     Ok(())
+}
+
+/// Follows the configuration for as long as the server runs.
+async fn followed(follower: &mut Follower<'_>, reloads: mpsc::Sender<Reload>) {
+    follower.follow(reloads).await;
+    // The server takes nothing on any more: it ends.
+    std::future::pending::<()>().await;
 }
 
 /// Resolves when a signal comes while the server is ending already.

@@ -538,7 +538,8 @@ async fn discard(shared: &Shared, part: Option<Part>) {
 
 /// Resolves when nobody reads the flight and it is not worth finishing: too much is missing, or the process closes.
 async fn deserted(shared: &Shared, flight: &Flight, missing: Option<u64>) {
-    let affordable = missing.is_some_and(|missing| missing <= shared.settings.finish_abandoned);
+    let limit = shared.settings.get().finish_abandoned;
+    let affordable = missing.is_some_and(|missing| missing <= limit);
     if affordable {
         shared.tasks.closing().await;
     }

@@ -29,6 +29,7 @@ use futures_util::future::BoxFuture;
 use crate::blobs::Blobs;
 use crate::oci::Digest;
 use crate::registry::BypassReason;
+use crate::sys::current::Current;
 use crate::sys::tasks::Tasks;
 use crate::upstream::{BlobBody, UpstreamError};
 
@@ -175,7 +176,7 @@ struct Shared {
     parts: Parts,
     blobs: Blobs,
     tasks: Tasks,
-    settings: Settings,
+    settings: Current<Settings>,
     ends: Ends,
 }
 
@@ -190,10 +191,15 @@ impl Fetch {
                 parts,
                 blobs,
                 tasks,
-                settings,
+                settings: Current::new(settings),
                 ends: Ends::default(),
             }),
         }
+    }
+
+    /// Behaves by `settings` from now on.
+    pub fn set(&self, settings: Settings) {
+        self.shared.settings.replace(settings);
     }
 
     /// Joins the flight for `digest`, starting it from `source` when there is none. `size` is the length that a

@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::{HeaderMap, Method, StatusCode, Uri};
 use prometheus_client::metrics::counter::Counter;
 
-use super::access_log::{Ending, Entry};
+use super::access_log::{AccessSink, Ending, Entry};
 use super::request_id::request_id;
 use super::service::Service;
 use crate::oci::request::Request;
@@ -29,7 +29,7 @@ pub(super) struct Exchange {
     complete: bool,
     error: Option<String>,
     /// `None` when nothing is logged.
-    entry: Option<Box<Entry>>,
+    entry: Option<(Box<Entry>, Arc<Option<AccessSink>>)>,
 }
 
 struct Answered {
@@ -51,10 +51,11 @@ impl Exchange {
     ) -> Self {
         let telemetry = &service.telemetry;
         telemetry.metrics.in_flight.inc();
-        let entry = telemetry
-            .access
-            .as_ref()
-            .map(|_| Box::new(Entry::new(service.clock.wall(), client, uri, headers)));
+        let access = telemetry.access.get();
+        let entry = access.is_some().then(|| {
+            let entry = Entry::new(service.clock.wall(), client, uri, headers);
+            (Box::new(entry), access)
+        });
         Self {
             request_id: request_id(headers),
             method: method_label(method),
@@ -81,7 +82,7 @@ impl Exchange {
     /// Notes which of a registry's requests it is.
     pub(super) fn about(&mut self, request: &Request) {
         self.operation = request.operation();
-        if let Some(entry) = &mut self.entry {
+        if let Some((entry, _)) = &mut self.entry {
             entry.about(request);
         }
     }
@@ -98,7 +99,7 @@ impl Exchange {
         let after = self.elapsed();
         metrics.request(self.operation, self.method, status.as_u16());
         metrics.answer(self.operation, outcome, after.as_secs_f64());
-        if let (Some(entry), Some(digest)) = (&mut self.entry, digest) {
+        if let (Some((entry, _)), Some(digest)) = (&mut self.entry, digest) {
             entry.served(digest);
         }
         self.answer = Some(Answered {
@@ -159,7 +160,9 @@ impl Drop for Exchange {
             let metrics = &telemetry.metrics;
             metrics.request(self.operation, self.method, CLIENT_CLOSED_REQUEST);
         }
-        if let (Some(sink), Some(entry)) = (&telemetry.access, &self.entry) {
+        if let Some((entry, access)) = &self.entry
+            && let Some(sink) = &**access
+        {
             sink(entry.line(&self.ending()));
         }
     }

@@ -24,6 +24,7 @@ use crate::directory::Directory;
 use crate::oci::request::Request;
 use crate::registry::Caller;
 use crate::sys::clock::{self, Clock};
+use crate::sys::current::Current;
 
 /// How much of a body that nobody asked for is read, so that the client gets to see the answer.
 const DRAIN_LIMIT: usize = 64 * 1024;
@@ -33,8 +34,8 @@ const DRAIN_TIME: Duration = Duration::from_secs(5);
 
 /// What the server answers from, and where it tells about it.
 pub struct Service {
-    /// The registries.
-    pub directory: Directory,
+    /// The registries. A request goes on with those that it began with.
+    pub directory: Arc<Current<Directory>>,
     /// Metrics and log.
     pub telemetry: Telemetry,
     /// Dates and measures requests.
@@ -48,7 +49,7 @@ pub struct Telemetry {
     /// All numbers of the process, for `/metrics`.
     pub registry: Arc<MetricRegistry>,
     /// The access log; `None` writes none.
-    pub access: Option<AccessSink>,
+    pub access: Arc<Current<Option<AccessSink>>>,
 }
 
 impl fmt::Debug for Service {
@@ -112,8 +113,9 @@ impl Service {
             address: peer.address,
             request_id: exchange.request_id(),
         };
+        let directory = self.directory.get();
         v2::reply(&v2::Ask {
-            directory: &self.directory,
+            directory: &directory,
             caller: &caller,
             listener: peer.repository.as_deref(),
             parsed: &parsed,

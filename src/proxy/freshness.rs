@@ -8,7 +8,7 @@ use crate::oci::{Tag, TagPattern};
 /// How long tags and lists are served, by what the upstream says.
 ///
 /// A copy whose age is unknown, because the clock was set back, is never fresh, and never too old.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Freshness {
     /// How long a tag or a list is served without asking the upstream.
     pub tag_ttl: Duration,

@@ -33,7 +33,7 @@ use crate::registry::{
     Answer, BlobContent, BlobFacts, Caller, ManifestContent, PageRequest, ReferrersContent,
     Registry, Reply, TagPage,
 };
-use crate::sys::clock::Clock;
+use crate::sys::clock::{Clock, Timestamp};
 use crate::sys::single_flight::SingleFlight;
 use crate::sys::tasks::Tasks;
 use crate::upstream::Upstream;
@@ -49,7 +49,7 @@ use recheck::Troubles;
 use tag::Resolved;
 
 /// How the cache behaves towards its upstream.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// How long tags and lists are served, by what the upstream says.
     pub freshness: Freshness,
@@ -96,6 +96,8 @@ struct Inner {
     settings: Settings,
     memory: Recall,
     negatives: Negatives,
+    /// When this proxy was made.
+    began: Timestamp,
     troubles: Troubles,
     resolving: Once<(RepositoryName, Tag), Resolved>,
     fetching: Once<(RepositoryName, Digest), ManifestContent>,
@@ -112,6 +114,7 @@ impl Proxy {
         let inner = Inner {
             memory: Recall::new(parts.memory.clone(), Arc::clone(parts.upstream.name())),
             negatives: Negatives::new(),
+            began: parts.clock.wall(),
             troubles: Troubles::new(),
             resolving: SingleFlight::new(tasks()),
             fetching: SingleFlight::new(tasks()),

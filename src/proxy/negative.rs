@@ -1,7 +1,8 @@
 //! What the upstream does not have, remembered for a while.
 //!
 //! Invariants:
-//! - for at most `negative_ttl` a client is told so without asking, also across a restart; a word from the future has
+//! - for at most `negative_ttl` a client is told so without asking, also across a restart, unless it was refused for
+//!   want of rights; a word from the future has
 //!   no age, and does not count;
 //! - it ends early when the thing turns out to exist;
 //! - that a tag was deleted stays known until it exists again, so that no failure of the upstream brings it back;
@@ -89,6 +90,10 @@ impl Inner {
     }
 
     pub(super) fn is_in_force(&self, absence: &Absence) -> bool {
+        // Credentials may have changed since a former process, or a former proxy, was refused.
+        if absence.verdict == Verdict::Denied && absence.last < self.began {
+            return false;
+        }
         let age = self.parts.clock.wall().since(absence.last);
         age.is_some_and(|age| age < self.settings.freshness.negative_ttl)
     }

@@ -5,6 +5,7 @@
 
 mod line_writer;
 
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal as _};
 use std::os::fd::AsFd;
@@ -126,16 +127,30 @@ pub enum TelemetryError {
 }
 
 /// Writes the last log lines when it is dropped, for at most a second.
-#[derive(Debug)]
 #[must_use = "the last lines are lost without it"]
 pub struct Guard {
     writer: LineWriter,
+    set_level: Box<dyn Fn(EnvFilter) -> bool + Send + Sync>,
+}
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let writer = &self.writer;
+        f.debug_struct("Guard")
+            .field("writer", writer)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Guard {
     /// Lines that were lost because stderr did not take them.
     pub fn dropped(&self) -> u64 {
         self.writer.dropped()
+    }
+
+    /// Logs from now on what `level` says is worth a line; whether that could be done.
+    pub fn set_level(&self, level: &Level) -> bool {
+        (self.set_level)(level.filter())
     }
 }
 
@@ -156,13 +171,24 @@ pub fn init(settings: &Settings, colour: bool) -> Result<Guard, TelemetryError> 
     let lines = tracing_subscriber::fmt()
         .with_env_filter(settings.level.filter())
         .with_writer(writer.clone());
-    let installed = if settings.format.is_pretty() {
-        lines.compact().with_ansi(colour).try_init()
-    } else {
-        lines.json().flatten_event(true).try_init()
-    };
+    let (installed, set_level): (_, Box<dyn Fn(EnvFilter) -> bool + Send + Sync>) =
+        if settings.format.is_pretty() {
+            let lines = lines.compact().with_ansi(colour).with_filter_reloading();
+            let handle = lines.reload_handle();
+            (
+                lines.try_init(),
+                Box::new(move |filter| handle.reload(filter).is_ok()),
+            )
+        } else {
+            let lines = lines.json().flatten_event(true).with_filter_reloading();
+            let handle = lines.reload_handle();
+            (
+                lines.try_init(),
+                Box::new(move |filter| handle.reload(filter).is_ok()),
+            )
+        };
     match installed {
-        Ok(()) => Ok(Guard { writer }),
+        Ok(()) => Ok(Guard { writer, set_level }),
         Err(_) => Err(TelemetryError::Installed),
     }
 }

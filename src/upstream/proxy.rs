@@ -16,7 +16,7 @@ use super::{BuildError, Phase, UpstreamError};
 use crate::sys::secret::Secret;
 
 /// How the hosts of an upstream are reached.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum ProxyChoice {
     /// Directly.
     #[default]
@@ -28,7 +28,7 @@ pub enum ProxyChoice {
 }
 
 /// A proxy.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProxyServer {
     /// Where it is: http or https, a host and perhaps a port.
     pub url: Uri,

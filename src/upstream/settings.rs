@@ -17,7 +17,7 @@ const DOCKER_HUB: &str = "docker.io";
 const DOCKER_HUB_SERVICE: &str = "registry.docker.io";
 
 /// Settings of one upstream.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// The registry's name as clients write it: `docker.io`.
     pub name: Arc<str>,
@@ -47,7 +47,7 @@ pub struct Settings {
 }
 
 /// A user of an upstream, for all of its repositories or for some.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Login {
     /// The first components of the repositories that it is for: `acme` is for `acme/app` and not for `acmecorp/app`.
     /// The longest prefix that fits wins; a login without one is for the rest.

@@ -35,6 +35,7 @@ mod mirror;
 mod never_cache;
 mod process;
 mod pull;
+mod reload;
 mod rot;
 mod routing;
 mod scale;

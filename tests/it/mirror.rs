@@ -191,16 +191,15 @@ async fn launch(
     let app = App::build(settings, Arc::<ManualClock>::clone(clock))
         .await
         .unwrap();
-    let address = match app.addresses().unwrap().as_slice() {
-        [address] => address.socket().unwrap(),
-        other => panic!("{other:?}"),
-    };
+    let addresses = app.addresses().unwrap();
+    // Further listeners of a test's own come after it.
+    let address = addresses.first().unwrap().socket().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let shutdown = async {
         stopped.await.ok();
     };
     let task = tokio::spawn(async move {
-        app.run(shutdown).await;
+        app.run(shutdown, futures_util::stream::empty()).await;
     });
     (address, stop, task)
 }

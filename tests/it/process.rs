@@ -275,6 +275,12 @@ impl Process {
         self.log.wait_for(part).await;
     }
 
+    /// How many lines on stderr have said so.
+    pub(crate) fn times_logged(&self, part: &str) -> usize {
+        let lines = self.log.lines.borrow();
+        lines.iter().filter(|line| line.contains(part)).count()
+    }
+
     async fn wait_for_address(&mut self) {
         let line = self.log.wait_for(" is ready\"").await;
         let line: Value = serde_json::from_str(&line).unwrap();

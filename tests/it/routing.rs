@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use mirror::config::UpstreamSettings;
+use mirror::config::{ListenerSettings, UpstreamSettings};
+use mirror::oci::ImagePatterns;
+use tokio::net::UnixStream;
 
-use crate::client::{Download, End, Response};
+use crate::client::{Download, End, Response, exchange};
 use crate::mirror::{TestMirror, upstream};
 use crate::support::image::seeded_bytes;
 use crate::support::{At, FakeHub, Image, ImageSpec, Origin};
@@ -26,8 +28,20 @@ impl Three {
         Self::start_with(|_, _| {}).await
     }
 
+    /// The same on these listeners as well.
+    async fn start_on(listeners: Vec<ListenerSettings>) -> Self {
+        Self::start_as(|_, _| {}, listeners).await
+    }
+
     /// The same after `change` of each upstream's settings.
     async fn start_with(change: impl Fn(&str, &mut UpstreamSettings)) -> Self {
+        Self::start_as(change, Vec::new()).await
+    }
+
+    async fn start_as(
+        change: impl Fn(&str, &mut UpstreamSettings),
+        listeners: Vec<ListenerSettings>,
+    ) -> Self {
         let hubs = [
             FakeHub::start().await,
             FakeHub::start().await,
@@ -39,6 +53,7 @@ impl Three {
             hub.push_image("acme/app", "1", ImageSpec::layers(1).seed(seed))
         });
         let mirror = TestMirror::start_with(&hubs[0], |settings| {
+            settings.listeners = listeners;
             for (name, hub) in UPSTREAMS.iter().zip(&hubs) {
                 let mut upstream = upstream(hub);
                 change(name, &mut upstream);
@@ -300,4 +315,69 @@ async fn another_upstream_takes_over_where_the_first_refuses() {
     assert_eq!((served.status, served.end), (200, End::Complete));
     assert!(served.body == bytes, "wrong bytes");
     three.mirror.wait_until_cached(&digest).await;
+}
+
+#[tokio::test]
+async fn what_is_denied_is_neither_asked_for_nor_served_from_the_cache() {
+    let three = Three::start_with(|name, upstream| {
+        if name == "ghcr.io" {
+            upstream.deny = ImagePatterns::parse(["ghcr.io/acme/**"]).unwrap();
+        }
+        if name == "quay.io" {
+            upstream.allow = Some(ImagePatterns::parse(["quay.io/acme/app:2*"]).unwrap());
+        }
+    })
+    .await;
+    let image = &three.images[0];
+    three.assert_image(&three.mirror.manifest("acme/app", "1").await, 0);
+    three.seen();
+    for (path, key) in [
+        ("/v2/ghcr.io/acme/app/manifests/1".to_owned(), "deny"),
+        ("/v2/acme/app/manifests/1?ns=ghcr.io".to_owned(), "deny"),
+        (
+            format!("/v2/ghcr.io/acme/app/manifests/{}", image.digest),
+            "deny",
+        ),
+        (
+            format!("/v2/ghcr.io/acme/app/blobs/{}", image.digest),
+            "deny",
+        ),
+        ("/ghcr.io/v2/acme/app/tags/list".to_owned(), "deny"),
+        ("/v2/quay.io/acme/app/manifests/1".to_owned(), "allow"),
+        ("/v2/quay.io/other/app/tags/list".to_owned(), "allow"),
+    ] {
+        let answer = three.mirror.get(&path).await;
+        let error = &answer.json()["errors"][0];
+        let found = (answer.status, error["code"].as_str());
+        assert_eq!(found, (403, Some("DENIED")), "{path}");
+        let message = error["message"].as_str().unwrap();
+        let named = message.contains(".io\".") && message.contains(&format!(".{key} "));
+        assert!(named, "{message}");
+        let decided = answer.header("x-mirror-cache");
+        assert_eq!(decided, Some("error; reason=denied"), "{path}");
+    }
+    assert_eq!(three.seen(), nothing());
+}
+
+#[tokio::test]
+async fn a_listener_says_what_a_name_without_an_upstream_means() {
+    let socket = tempfile::tempdir().unwrap();
+    let socket = socket.path().join("ghcr.sock");
+    let address = format!("unix:{}", socket.display()).parse().unwrap();
+    let three = Three::start_on(vec![ListenerSettings {
+        address,
+        repository: Some("ghcr.io".to_owned()),
+    }])
+    .await;
+    for (path, upstream) in [
+        ("/v2/acme/app/manifests/1", 1),
+        ("/v2/quay.io/acme/app/manifests/1", 2),
+        ("/v2/acme/app/manifests/1?ns=docker.io", 0),
+    ] {
+        let mut stream = UnixStream::connect(&socket).await.unwrap();
+        let answer = exchange(&mut stream, "GET", path, &[]).await;
+        three.assert_image(&answer, upstream);
+    }
+    // The other port is as it was.
+    three.assert_image(&three.mirror.manifest("acme/app", "1").await, 0);
 }

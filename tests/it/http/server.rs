@@ -9,6 +9,7 @@ use mirror::http::{
     AccessSink, Drained, HttpMetrics, ListenAddress, Server, Service, Settings, Telemetry,
 };
 use mirror::sys::clock::SystemClock;
+use mirror::sys::current::Current;
 use prometheus_client::registry::Registry as MetricRegistry;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -86,13 +87,14 @@ pub(super) fn service(stub: Arc<Stub>, log: Arc<Mutex<Vec<String>>>) -> Service 
         registry: stub,
         rules: Rules::default(),
     };
+    let upstreams = BTreeMap::from([("docker.io".to_owned(), docker_hub)]);
     let access: AccessSink = Arc::new(move |line| log.lock().unwrap().push(line));
     Service {
-        directory: Directory::new(BTreeMap::from([("docker.io".to_owned(), docker_hub)])),
+        directory: Arc::new(Current::new(Directory::new(upstreams))),
         telemetry: Telemetry {
             metrics,
             registry: Arc::new(registry),
-            access: Some(access),
+            access: Arc::new(Current::new(Some(access))),
         },
         clock: SystemClock::new(),
     }
