@@ -8,7 +8,7 @@ if [[ -z ${OWN_NAMES:-} ]]; then
     OWN_NAMES=1 exec unshare --mount --propagation private "$0" "$@"
 fi
 
-layers=3
+layers=2
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 source "$(dirname "$0")/lib.sh"
 
