@@ -225,6 +225,7 @@ fn proxy_settings(settings: &Settings, upstream: &UpstreamSettings) -> proxy::Se
         freshness: freshness(settings, upstream),
         revalidate_timeout: settings.cache.revalidate_timeout,
         never_cache: settings.cache.never_cache.clone(),
+        anonymous_private: settings.access.anonymous_private,
         stall: upstream.stall,
         retries: upstream.retries,
     }

@@ -6,7 +6,8 @@
 //! - a tag is served without asking while it is fresh, and stale rather than not at all when the upstream fails;
 //! - whatever is asked of the upstream is asked once, however many clients wait for it, and goes on when they leave;
 //! - a warm pull asks the upstream nothing and writes nothing;
-//! - of what is never to be cached nothing is kept, on disk or in memory.
+//! - of what is never to be cached nothing is kept, on disk or in memory;
+//! - what only our credentials open is absent for clients without an account, unless the configuration shares it.
 
 mod around;
 mod blob;
@@ -20,6 +21,7 @@ mod recheck;
 mod small;
 mod source;
 mod tag;
+mod visibility;
 
 use std::fmt;
 use std::sync::Arc;
@@ -31,7 +33,7 @@ use crate::index::{Index, RepositoryKey};
 use crate::oci::{ByteRange, Digest, ImagePatterns, Reference, RepositoryName, Tag};
 use crate::registry::{
     Answer, BlobContent, BlobFacts, Caller, ManifestContent, PageRequest, ReferrersContent,
-    Registry, Reply, TagPage,
+    Registry, RegistryError, Reply, TagPage,
 };
 use crate::sys::clock::{Clock, Timestamp};
 use crate::sys::single_flight::SingleFlight;
@@ -47,6 +49,7 @@ use memory::Recall;
 use negative::Negatives;
 use recheck::Troubles;
 use tag::Resolved;
+use visibility::{Decisions, Probe, Probed};
 
 /// How the cache behaves towards its upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +60,8 @@ pub struct Settings {
     pub revalidate_timeout: Duration,
     /// What is passed through each time, and not kept.
     pub never_cache: ImagePatterns,
+    /// Whether clients without an account get what only our credentials open.
+    pub anonymous_private: bool,
     /// How long a blob may yield no byte before its transfer counts as broken.
     pub stall: Duration,
     /// How many failures in a row, without progress, a blob's transfer survives.
@@ -105,6 +110,8 @@ struct Inner {
     proving_manifests: Once<(RepositoryName, Digest), ()>,
     proving_blobs: Once<(RepositoryName, Digest), Option<u64>>,
     listing: Once<(RepositoryName, String), FetchedList>,
+    decisions: Decisions,
+    probing: Once<(RepositoryName, Option<Probe>), Probed>,
 }
 
 impl Proxy {
@@ -122,6 +129,8 @@ impl Proxy {
             proving_manifests: SingleFlight::new(tasks()),
             proving_blobs: SingleFlight::new(tasks()),
             listing: SingleFlight::new(tasks()),
+            decisions: Decisions::new(),
+            probing: SingleFlight::new(tasks()),
             parts,
             settings,
         };
@@ -143,6 +152,24 @@ impl Inner {
         }
     }
 
+    async fn manifest(
+        self: &Arc<Self>,
+        name: &RepositoryName,
+        reference: &Reference,
+    ) -> Result<Answer<ManifestContent>, RegistryError> {
+        let tag = match reference {
+            Reference::Tag(tag) => Some(tag),
+            Reference::Digest(_) => None,
+        };
+        if self.passes(name, tag) {
+            return self.passed_manifest(name, reference).await;
+        }
+        match reference {
+            Reference::Tag(tag) => self.manifest_by_tag(name, tag).await,
+            Reference::Digest(digest) => self.manifest_by_digest(name, *digest).await,
+        }
+    }
+
     fn answer<T>(&self, value: T, outcome: crate::registry::Outcome) -> Answer<T> {
         let mut answer = Answer::new(value, outcome);
         answer.upstream = Some(Arc::clone(self.upstream_name()));
@@ -157,19 +184,9 @@ impl Registry for Proxy {
         name: &'a RepositoryName,
         reference: &'a Reference,
     ) -> Reply<'a, ManifestContent> {
-        Box::pin(async move {
-            let tag = match reference {
-                Reference::Tag(tag) => Some(tag),
-                Reference::Digest(_) => None,
-            };
-            if self.inner.passes(name, tag) {
-                return self.inner.passed_manifest(name, reference).await;
-            }
-            match reference {
-                Reference::Tag(tag) => self.inner.manifest_by_tag(name, tag).await,
-                Reference::Digest(digest) => self.inner.manifest_by_digest(name, *digest).await,
-            }
-        })
+        let probe = Probe::Manifest(reference.clone());
+        let work = self.inner.manifest(name, reference);
+        Box::pin(self.inner.guarded(name, probe, work))
     }
 
     fn blob_facts<'a>(
@@ -178,7 +195,8 @@ impl Registry for Proxy {
         name: &'a RepositoryName,
         digest: Digest,
     ) -> Reply<'a, BlobFacts> {
-        Box::pin(self.inner.blob_facts(name, digest))
+        let work = self.inner.blob_facts(name, digest);
+        Box::pin(self.inner.guarded(name, Probe::Blob(digest), work))
     }
 
     fn blob<'a>(
@@ -188,7 +206,8 @@ impl Registry for Proxy {
         digest: Digest,
         range: Option<ByteRange>,
     ) -> Reply<'a, BlobContent> {
-        Box::pin(self.inner.blob(name, digest, range))
+        let work = self.inner.blob(name, digest, range);
+        Box::pin(self.inner.guarded(name, Probe::Blob(digest), work))
     }
 
     fn tags<'a>(
@@ -197,7 +216,8 @@ impl Registry for Proxy {
         name: &'a RepositoryName,
         page: &'a PageRequest,
     ) -> Reply<'a, TagPage> {
-        Box::pin(self.inner.tags(name, page))
+        let work = self.inner.tags(name, page);
+        Box::pin(self.inner.guarded(name, Probe::Tags, work))
     }
 
     fn referrers<'a>(
@@ -207,7 +227,8 @@ impl Registry for Proxy {
         digest: Digest,
         artifact_type: Option<&'a str>,
     ) -> Reply<'a, ReferrersContent> {
-        Box::pin(self.inner.referrers(name, digest, artifact_type))
+        let work = self.inner.referrers(name, digest, artifact_type);
+        Box::pin(self.inner.guarded(name, Probe::Referrers(digest), work))
     }
 }
 

@@ -109,6 +109,11 @@ impl FakeHub {
             .insert(user.to_owned());
     }
 
+    /// Lets everyone pull the repository.
+    pub fn make_public(&self, repository: &str) {
+        self.shared.state().repository(repository).readers = None;
+    }
+
     /// Names a digest for [`Self::summary`].
     pub fn name(&self, digest: &str, name: &str) {
         self.shared.state().names.set(digest, name);
