@@ -123,7 +123,7 @@ impl Ground {
         former: Option<&Member>,
     ) -> Result<Member, AppError> {
         let authorities = self.authorities(upstream)?;
-        let asked_by = upstream_settings(name, upstream, &settings.ambient, authorities);
+        let asked_by = upstream_settings(name, settings, upstream, authorities);
         let cached_by = proxy_settings(settings, upstream);
         let kept = former.filter(|former| former.asked_by == asked_by);
         let client = match kept {
@@ -171,23 +171,23 @@ impl Ground {
 
 fn upstream_settings(
     name: &str,
-    settings: &UpstreamSettings,
-    ambient: &AmbientSettings,
+    settings: &Settings,
+    upstream: &UpstreamSettings,
     authorities: Option<Vec<u8>>,
 ) -> upstream::Settings {
     upstream::Settings {
         name: name.into(),
-        url: settings.url.clone(),
-        token_url: settings.token_url.clone(),
-        logins: logins(settings),
-        mirrors: settings.mirrors.clone(),
-        proxy: proxy_choice(&settings.proxy, ambient),
+        url: upstream.url.clone(),
+        token_url: upstream.token_url.clone(),
+        logins: logins(upstream),
+        mirrors: upstream.mirrors.clone(),
+        proxy: proxy_choice(&upstream.proxy, &settings.ambient),
         ca: authorities.into_iter().collect(),
-        timeout: settings.timeout,
-        stall: settings.stall,
-        retries: settings.retries,
-        max_connections: usize::try_from(settings.max_connections).unwrap_or(usize::MAX),
-        offline: false,
+        timeout: upstream.timeout,
+        stall: upstream.stall,
+        retries: upstream.retries,
+        max_connections: usize::try_from(upstream.max_connections).unwrap_or(usize::MAX),
+        offline: settings.server.offline,
     }
 }
 

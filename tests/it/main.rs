@@ -33,6 +33,7 @@ mod lists;
 mod memory;
 mod mirror;
 mod never_cache;
+mod offline;
 mod private;
 mod process;
 mod pull;
