@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::AppError;
 use crate::blobs::Blobs;
 use crate::config::{
-    self, AmbientSettings, ByteSize, DEFAULT_UPSTREAM, Settings, UpstreamSettings,
+    self, AmbientSettings, ByteSize, CredentialSource, DEFAULT_UPSTREAM, Settings, UpstreamSettings,
 };
 use crate::directory::{Directory, Entry, Rules};
 use crate::fetch::Fetch;
@@ -180,6 +180,10 @@ fn upstream_settings(
         url: upstream.url.clone(),
         token_url: upstream.token_url.clone(),
         logins: logins(upstream),
+        docker_config: match upstream.credentials {
+            Some(CredentialSource::Docker) => settings.ambient.docker_config.clone(),
+            None => None,
+        },
         mirrors: upstream.mirrors.clone(),
         proxy: proxy_choice(&upstream.proxy, &settings.ambient),
         ca: authorities.into_iter().collect(),

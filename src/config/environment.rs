@@ -48,7 +48,15 @@ impl Environment {
         let text = |name: &str| Some(self.variable(name)?.to_str()?.to_owned());
         AmbientSettings {
             proxy: ProxyEnvironment::read(text),
+            docker_config: self.docker_config(),
         }
+    }
+
+    /// `$DOCKER_CONFIG/config.json`, or `~/.docker/config.json`.
+    fn docker_config(&self) -> Option<PathBuf> {
+        let named = self.variable("DOCKER_CONFIG").map(PathBuf::from);
+        let own = || Some(Path::new(self.variable("HOME")?).join(".docker"));
+        Some(named.or_else(own)?.join("config.json"))
     }
 
     /// `$XDG_CONFIG_HOME`, or `~/.config`.

@@ -67,6 +67,8 @@ impl Default for Settings {
 pub struct AmbientSettings {
     /// The proxies for upstreams whose own is [`ProxyChoice::Environment`].
     pub proxy: ProxyEnvironment,
+    /// Docker's `config.json`, for upstreams whose credentials are [`CredentialSource::Docker`].
+    pub docker_config: Option<PathBuf>,
 }
 
 /// Who may connect, and how the process ends.

@@ -4,6 +4,7 @@
 //! [`fs::Disk`], so that a test can own the clock, drain every task and make the n-th disk operation fail.
 
 pub mod clock;
+pub mod command;
 pub mod current;
 pub mod fs;
 pub mod process;

@@ -17,6 +17,28 @@ pub(super) fn encode(bytes: &[u8]) -> String {
     text
 }
 
+/// The bytes that `text` stands for; padding may be left out. `None` when it stands for none.
+pub(super) fn decode(text: &str) -> Option<Vec<u8>> {
+    let text = text.trim_end_matches('=');
+    if text.len() % 4 == 1 {
+        return None;
+    }
+    let mut bytes = Vec::with_capacity(text.len() / 4 * 3 + 2);
+    for group in text.as_bytes().chunks(4) {
+        let mut bits = 0;
+        for place in 0..4 {
+            let value = match group.get(place) {
+                Some(symbol) => ALPHABET.iter().position(|known| known == symbol)?,
+                None => 0,
+            };
+            bits = bits << 6 | u32::try_from(value).ok()?;
+        }
+        let [_, group_bytes @ ..] = bits.to_be_bytes();
+        bytes.extend(group_bytes.iter().take(group.len() - 1));
+    }
+    Some(bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -33,6 +55,18 @@ mod tests {
             ("foobar", "Zm9vYmFy"),
         ] {
             assert_eq!(encode(plain.as_bytes()), encoded);
+            assert_eq!(decode(encoded).as_deref(), Some(plain.as_bytes()));
+            let bare = encoded.trim_end_matches('=');
+            assert_eq!(decode(bare).as_deref(), Some(plain.as_bytes()));
+        }
+        let all: Vec<u8> = (0..=255).collect();
+        assert_eq!(decode(&encode(&all)), Some(all));
+    }
+
+    #[test]
+    fn what_is_not_base64_is_nothing() {
+        for odd in ["Z", "Zm9vY", "Zm9 v", "Zm9-", "Zm=9", "ü"] {
+            assert_eq!(decode(odd), None, "{odd}");
         }
     }
 }

@@ -8,12 +8,14 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::auth::{Auth, Trust};
+use super::docker_logins::DockerLogins;
 use super::refusals::Refusals;
-use super::settings::Login;
+use super::settings::{Login, Settings};
 use super::token::{Limits, Tokens, User};
 use super::transport::Control;
 use crate::oci::name::RepositoryName;
 use crate::sys::clock::Clock;
+use crate::sys::fs::OsDisk;
 use crate::sys::tasks::Tasks;
 
 /// What all logins of one registry have in common.
@@ -30,7 +32,7 @@ pub(super) struct AuthBuilder {
 
 impl AuthBuilder {
     /// Asks as `user`, or as nobody; nothing is known or kept yet.
-    fn build(&self, user: Option<User>) -> Arc<Auth> {
+    pub(super) fn build(&self, user: Option<User>) -> Arc<Auth> {
         let tokens = Tokens::new(
             self.control.clone(),
             user.clone(),
@@ -42,43 +44,79 @@ impl AuthBuilder {
         let trust = self.trust.clone();
         Arc::new(Auth::new(trust, user, refusals, self.service, tokens))
     }
+
+    /// Asks as `login` says, with what is known of it if it is one of `kept`.
+    pub(super) fn entry(&self, login: Login, kept: &[Entry]) -> Entry {
+        let same = kept.iter().find(|entry| entry.login == login);
+        let user = || User::new(&login.username, &login.password);
+        let auth = same.map_or_else(|| self.build(user()), |same| Arc::clone(&same.auth));
+        Entry { login, auth }
+    }
 }
 
 /// The logins of one registry.
 pub(super) struct Logins {
     configured: Vec<Entry>,
+    docker: Option<Arc<DockerLogins>>,
     nobody: Arc<Auth>,
 }
 
 /// A login with what is known of it.
-#[derive(Clone)]
-struct Entry {
-    prefix: Option<RepositoryName>,
+pub(super) struct Entry {
+    login: Login,
     auth: Arc<Auth>,
 }
 
 impl Logins {
-    /// Asks as `logins` say, and as nobody where none of them fits.
-    pub(super) fn new(logins: &[Login], builder: &AuthBuilder) -> Self {
-        let entry = |login: &Login| Entry {
-            prefix: login.prefix.clone(),
-            auth: builder.build(User::new(&login.username, &login.password)),
-        };
+    /// Asks as `settings` say, and as nobody where no login fits.
+    pub(super) fn new(settings: &Settings, builder: &AuthBuilder) -> Self {
+        let configured = settings.logins.iter();
+        let docker = settings.docker_config.clone();
         Self {
-            configured: logins.iter().map(entry).collect(),
+            configured: configured
+                .map(|login| builder.entry(login.clone(), &[]))
+                .collect(),
+            docker: docker.map(|path| DockerLogins::new(Arc::new(OsDisk), path, builder.clone())),
             nobody: builder.build(None),
         }
     }
 
     /// As whom `repository` is asked for.
-    pub(super) fn of(&self, repository: &str) -> Arc<Auth> {
-        let entry = fitting(&self.configured, repository);
-        Arc::clone(entry.map_or(&self.nobody, |entry| &entry.auth))
+    pub(super) async fn of(&self, repository: &str) -> Arc<Auth> {
+        let docker = match &self.docker {
+            Some(docker) => docker.entries().await,
+            None => Arc::default(),
+        };
+        self.chosen(&docker, repository)
     }
 
-    /// Whether `repository` is asked for with credentials.
+    /// As whom `repository` is asked for now that `refused` was refused: there may be a new login on this machine.
+    pub(super) async fn instead_of(
+        &self,
+        refused: &Arc<Auth>,
+        repository: &str,
+    ) -> Option<Arc<Auth>> {
+        let docker = self.docker.as_ref()?.after_refusal().await?;
+        let chosen = self.chosen(&docker, repository);
+        (!Arc::ptr_eq(&chosen, refused)).then_some(chosen)
+    }
+
+    /// Whether `repository` is asked for with credentials; so it is supposed before they are first read.
     pub(super) fn has_any_for(&self, repository: &str) -> bool {
-        fitting(&self.configured, repository).is_some()
+        let docker = match &self.docker {
+            None => Arc::default(),
+            Some(docker) => match docker.known() {
+                Some(known) => known,
+                None => return true,
+            },
+        };
+        fitting(self.configured.iter().chain(&*docker), repository).is_some()
+    }
+
+    /// What is configured goes before what Docker knows.
+    fn chosen(&self, docker: &[Entry], repository: &str) -> Arc<Auth> {
+        let entry = fitting(self.configured.iter().chain(docker), repository);
+        Arc::clone(entry.map_or(&self.nobody, |entry| &entry.auth))
     }
 }
 
@@ -86,7 +124,7 @@ impl fmt::Debug for Logins {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let entries = self.configured.iter();
         f.debug_map()
-            .entries(entries.map(|entry| (&entry.prefix, &entry.auth)))
+            .entries(entries.map(|entry| (&entry.login.prefix, &entry.auth)))
             .finish()
     }
 }
@@ -98,11 +136,12 @@ fn fitting<'a>(
 ) -> Option<&'a Entry> {
     let length = |entry: &Entry| {
         entry
+            .login
             .prefix
             .as_ref()
             .map_or(0, |prefix| prefix.as_str().len())
     };
-    let fits = |entry: &&Entry| match &entry.prefix {
+    let fits = |entry: &&Entry| match &entry.login.prefix {
         None => true,
         Some(prefix) => is_below(prefix, repository),
     };

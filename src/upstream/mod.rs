@@ -12,6 +12,8 @@ mod body;
 mod breaker;
 mod connector;
 mod counters;
+mod docker_config;
+mod docker_logins;
 mod door;
 mod doubt;
 mod error;
@@ -212,7 +214,7 @@ impl Upstream {
         };
         Ok(Self(Arc::new_cyclic(|this| {
             let mut inner = Inner {
-                logins: Logins::new(&settings.logins, &builder),
+                logins: Logins::new(&settings, &builder),
                 settings,
                 base,
                 control,
@@ -233,7 +235,8 @@ impl Upstream {
         })))
     }
 
-    /// Whether `name` is asked for with credentials: what comes of it need not be for everybody.
+    /// Whether `name` is asked for with credentials: what comes of it need not be for everybody. Of Docker's logins it
+    /// is supposed before they are first read.
     pub fn has_credentials_for(&self, name: &RepositoryName) -> bool {
         self.0.logins.has_any_for(name.as_str())
     }
@@ -461,11 +464,12 @@ impl Inner {
     fn without(&self, builder: &AuthBuilder, this: &Weak<Self>) -> Self {
         let settings = Settings {
             logins: Vec::new(),
+            docker_config: None,
             mirrors: Vec::new(),
             ..self.settings.clone()
         };
         Self {
-            logins: Logins::new(&settings.logins, builder),
+            logins: Logins::new(&settings, builder),
             settings,
             base: self.base.clone(),
             control: self.control.clone(),

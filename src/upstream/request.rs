@@ -12,10 +12,10 @@ use http_body::Body;
 use http_body_util::BodyExt as _;
 use reqwest::Url;
 
-use super::auth::Access;
+use super::auth::{Access, Auth};
 use super::failure::{Failure, broken};
 use super::ledger::retry_after;
-use super::redirect::{Trail, is_redirect};
+use super::redirect::{Trail, host_of, is_redirect};
 use super::retry::retried;
 use super::transport::{Arrived, Deadline, Outgoing, Transport};
 use super::{Inner, Kind, Phase, UpstreamError};
@@ -208,14 +208,43 @@ impl Inner {
         })
     }
 
-    /// Sends `question` with what authorises it, and once more if the registry answers with a challenge.
+    /// Sends `question` as who is to ask it.
     pub(super) async fn walk<T: Transport>(
         &self,
         transport: &T,
         question: &Question,
         deadline: &Deadline,
     ) -> Result<Answered<T::Body>, Failure> {
-        let auth = self.logins.of(&question.scope.name);
+        let repository = &question.scope.name;
+        let asker = deadline.limit(self.logins.of(repository)).await;
+        let auth = asker.map_err(|_| Failure::settled(self.has_no_login_in_time(deadline)))?;
+        let walked = self.walk_as(&auth, transport, question, deadline).await;
+        let refused =
+            |failure: &Failure| matches!(failure.error, UpstreamError::CredentialsRefused { .. });
+        if !walked.as_ref().is_err_and(refused) {
+            return walked;
+        }
+        let another = deadline
+            .limit(self.logins.instead_of(&auth, repository))
+            .await;
+        match another.ok().flatten() {
+            Some(auth) => self.walk_as(&auth, transport, question, deadline).await,
+            None => walked,
+        }
+    }
+
+    fn has_no_login_in_time(&self, deadline: &Deadline) -> UpstreamError {
+        deadline.missed(&host_of(&self.base), Phase::Slot)
+    }
+
+    /// Sends `question` with what authorises it, and once more if the registry answers with a challenge.
+    async fn walk_as<T: Transport>(
+        &self,
+        auth: &Auth,
+        transport: &T,
+        question: &Question,
+        deadline: &Deadline,
+    ) -> Result<Answered<T::Body>, Failure> {
         let access = auth.access(&question.scope, deadline).await;
         let access = access.map_err(Failure::settled)?;
         let answered = self.follow(transport, question, &access, deadline).await?;

@@ -1,5 +1,6 @@
 //! What an upstream must be told to be asked.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +28,8 @@ pub struct Settings {
     pub token_url: Option<Uri>,
     /// As whom the upstream is asked. A repository that none of them is for is asked for anonymously.
     pub logins: Vec<Login>,
+    /// Docker's `config.json`, for what `logins` do not say; without it Docker's logins are not used. It need not exist.
+    pub docker_config: Option<PathBuf>,
     /// Registries with the same content that are asked before it, in this order, for manifests and blobs: anonymously,
     /// and without being waited for for long. However one fails, the next is asked, and the upstream at last.
     pub mirrors: Vec<Uri>,
@@ -108,6 +111,7 @@ impl Settings {
             url: url.clone(),
             token_url: None,
             logins: Vec::new(),
+            docker_config: None,
             mirrors: Vec::new(),
             timeout: self.timeout.min(mirrors::ANSWER_LIMIT),
             retries: 0,

@@ -7,6 +7,7 @@ mod blobs;
 mod breaker;
 mod control;
 mod credentials;
+mod docker;
 mod logins;
 mod mirrors;
 mod offline;
@@ -39,6 +40,7 @@ fn settings(hub: &FakeHub) -> Settings {
         url: hub.registry_url().parse().unwrap(),
         token_url: Some(hub.token_url().parse().unwrap()),
         logins: Vec::new(),
+        docker_config: None,
         mirrors: Vec::new(),
         proxy: ProxyChoice::Direct,
         ca: Vec::new(),

@@ -1,0 +1,126 @@
+//! The logins of Docker's configuration, as of when it was last read.
+//!
+//! It is read when a login is first needed, again after a while in the background, and again when what it said is
+//! refused: a `docker login` is noticed without a restart. A login that has not changed keeps its tokens.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::docker_config::{self, Address, Problem};
+use super::logins::{AuthBuilder, Entry};
+use crate::sys::fs::Disk;
+
+/// How long it is believed.
+const BELIEVED: Duration = Duration::from_mins(5);
+/// How long it is not read again however often its logins are refused.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// The logins of one registry in Docker's configuration.
+pub(super) struct DockerLogins {
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    address: Address,
+    builder: AuthBuilder,
+    /// Held by the one who reads.
+    turn: tokio::sync::Mutex<()>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// `None` before the first reading.
+    entries: Option<Arc<Vec<Entry>>>,
+    read: Duration,
+    /// What the log has said already.
+    said: Option<Problem>,
+}
+
+impl DockerLogins {
+    pub(super) fn new(disk: Arc<dyn Disk>, path: PathBuf, builder: AuthBuilder) -> Arc<Self> {
+        Arc::new(Self {
+            disk,
+            path,
+            address: Address::of(&builder.trust.registry),
+            builder,
+            turn: tokio::sync::Mutex::default(),
+            state: Mutex::default(),
+        })
+    }
+
+    /// The logins. Only the first reading is waited for.
+    pub(super) async fn entries(self: &Arc<Self>) -> Arc<Vec<Entry>> {
+        let Some(entries) = self.known() else {
+            return self.renewed(None).await;
+        };
+        if self.is_due(BELIEVED) {
+            let (this, old) = (Arc::clone(self), Arc::clone(&entries));
+            let reading = async move { drop(this.renewed(Some(&old)).await) };
+            drop(self.builder.tasks.spawn("docker logins", reading));
+        }
+        entries
+    }
+
+    /// The logins as they are now that one of them was refused; `None` when they were read just now.
+    pub(super) async fn after_refusal(&self) -> Option<Arc<Vec<Entry>>> {
+        let old = self.known();
+        if !self.is_due(PAUSE) {
+            return None;
+        }
+        Some(self.renewed(old.as_ref()).await)
+    }
+
+    /// The logins as they were last read; `None` before the first reading.
+    pub(super) fn known(&self) -> Option<Arc<Vec<Entry>>> {
+        self.state().entries.clone()
+    }
+
+    /// Whether the last reading was longer ago than `age`. If so, the caller is the one who reads.
+    fn is_due(&self, age: Duration) -> bool {
+        let now = self.builder.clock.monotonic();
+        let mut state = self.state();
+        let due = now.saturating_sub(state.read) >= age;
+        if due {
+            state.read = now;
+        }
+        due
+    }
+
+    /// Reads again, unless somebody has since `old` was read.
+    async fn renewed(&self, old: Option<&Arc<Vec<Entry>>>) -> Arc<Vec<Entry>> {
+        let _turn = self.turn.lock().await;
+        let known = self.known();
+        if let Some(known) = &known
+            && old.is_none_or(|old| !Arc::ptr_eq(old, known))
+        {
+            return Arc::clone(known);
+        }
+        let read = docker_config::read(Arc::clone(&self.disk), &self.path, &self.address).await;
+        let (entries, problem) = match read {
+            Ok(reading) => {
+                let kept = known.unwrap_or_default();
+                let entries = reading.logins.into_iter();
+                let entries = entries.map(|login| self.builder.entry(login, &kept));
+                (Arc::new(entries.collect()), reading.problem)
+            }
+            Err(problem) => (known.unwrap_or_default(), Some(problem)),
+        };
+        self.note(&entries, problem);
+        entries
+    }
+
+    fn note(&self, entries: &Arc<Vec<Entry>>, problem: Option<Problem>) {
+        let mut state = self.state();
+        state.entries = Some(Arc::clone(entries));
+        state.read = self.builder.clock.monotonic();
+        if let Some(problem) = problem.as_ref().filter(|_| problem != state.said) {
+            let path = self.path.display();
+            tracing::warn!(%path, %problem, "a login of Docker's configuration cannot be used");
+        }
+        state.said = problem;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
