@@ -44,3 +44,4 @@ mod scale;
 mod slots;
 mod space;
 mod upstream;
+mod ways_out;

@@ -453,3 +453,31 @@ warning: MIRROR_UPSTREAMS__QUAY_IO__PASSWORD_FILE sets a key of an upstream that
         }
     }
 }
+
+#[test]
+fn the_environments_proxies_and_dockers_configuration_are_known() {
+    let variables = [
+        ("HTTPS_PROXY", "http://me:hunter2@upper.test"),
+        ("https_proxy", "http://me:hunter2@lower.test"),
+        ("NO_PROXY", ".corp.test"),
+        ("HOME", "/home/me"),
+    ];
+    let ambient = |variables: &[(&str, &str)]| {
+        let loaded = Sandbox::new("", variables).load().unwrap();
+        loaded.settings.ambient
+    };
+    let found = ambient(&variables);
+    let https = found.proxy.https.as_ref().unwrap();
+    assert_eq!(https.expose(), "http://me:hunter2@lower.test");
+    assert_eq!(found.proxy.no.as_deref(), Some(".corp.test"));
+    assert_eq!(
+        found.docker_config.as_deref(),
+        Some(Path::new("/home/me/.docker/config.json"))
+    );
+    assert!(!format!("{found:?}").contains("hunter2"));
+    let elsewhere = ambient(&[("HOME", "/home/me"), ("DOCKER_CONFIG", "/etc/docker")]);
+    assert_eq!(
+        elsewhere.docker_config.as_deref(),
+        Some(Path::new("/etc/docker/config.json"))
+    );
+}
