@@ -13,7 +13,7 @@ use crate::directory::{Directory, Entry, Rules};
 use crate::fetch::Fetch;
 use crate::index::Index;
 use crate::proxy::{self, Memory, Proxy};
-use crate::sys::clock::Clock;
+use crate::sys::clock::{Clock, Timestamp};
 use crate::sys::fs::{Disk, read_small};
 use crate::sys::tasks::Tasks;
 use crate::upstream::{self, Login, ProxyChoice, ProxyServer, Upstream};
@@ -102,8 +102,9 @@ fn configured(settings: &Settings) -> BTreeMap<String, UpstreamSettings> {
 }
 
 impl Ground {
-    fn parts(&self, upstream: Upstream, memory: Memory) -> proxy::Parts {
+    fn parts(&self, upstream: Upstream, memory: Memory, refusals_since: Timestamp) -> proxy::Parts {
         proxy::Parts {
+            refusals_since,
             upstream,
             memory,
             index: Arc::clone(&self.index),
@@ -126,6 +127,10 @@ impl Ground {
         let asked_by = upstream_settings(name, settings, upstream, authorities);
         let cached_by = proxy_settings(settings, upstream);
         let kept = former.filter(|former| former.asked_by == asked_by);
+        let refusals_since = match (former, kept) {
+            (Some(_), None) => self.clock.wall(),
+            _ => Timestamp::default(),
+        };
         let client = match kept {
             Some(former) => former.client.clone(),
             None => self.client(asked_by.clone())?,
@@ -134,7 +139,7 @@ impl Ground {
         let kept = kept.filter(|former| former.cached_by == cached_by);
         let proxy = kept.map_or_else(
             || {
-                let parts = self.parts(client.clone(), memory.clone());
+                let parts = self.parts(client.clone(), memory.clone(), refusals_since);
                 Arc::new(Proxy::new(parts, cached_by.0.clone()))
             },
             |former| Arc::clone(&former.proxy),

@@ -85,6 +85,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// Owns what goes on after a client has left.
     pub tasks: Tasks,
+    /// Since when a refusal of the upstream counts: one of before was of other credentials.
+    pub refusals_since: Timestamp,
 }
 
 /// A pull-through cache of one upstream. Clones share it.
@@ -101,8 +103,6 @@ struct Inner {
     settings: Settings,
     memory: Recall,
     negatives: Negatives,
-    /// When this proxy was made.
-    began: Timestamp,
     troubles: Troubles,
     resolving: Once<(RepositoryName, Tag), Resolved>,
     fetching: Once<(RepositoryName, Digest), ManifestContent>,
@@ -121,7 +121,6 @@ impl Proxy {
         let inner = Inner {
             memory: Recall::new(parts.memory.clone(), Arc::clone(parts.upstream.name())),
             negatives: Negatives::new(),
-            began: parts.clock.wall(),
             troubles: Troubles::new(),
             resolving: SingleFlight::new(tasks()),
             fetching: SingleFlight::new(tasks()),

@@ -90,8 +90,7 @@ impl Inner {
     }
 
     pub(super) fn is_in_force(&self, absence: &Absence) -> bool {
-        // Credentials may have changed since a former process, or a former proxy, was refused.
-        if absence.verdict == Verdict::Denied && absence.last < self.began {
+        if absence.verdict == Verdict::Denied && absence.last < self.parts.refusals_since {
             return false;
         }
         let age = self.parts.clock.wall().since(absence.last);

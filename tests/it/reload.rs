@@ -162,7 +162,7 @@ async fn a_bad_configuration_and_then_a_good_one_fail_no_request() {
     stage.mirror.wait_for_log("max_sise").await;
     load.goes_on().await;
 
-    let account = "username = \"alice\"\npassword = \"right\"\n[cache]\ntag_ttl = \"0s\"";
+    let account = "username = \"alice\"\npassword = \"right\"\n[cache]\ntag_ttl = \"0s\"\n[access]\nanonymous_private = true";
     assert_eq!(stage.mirror.manifest(SECRET, "latest").await.status, 404);
     stage.reload(account).await;
     load.goes_on().await;

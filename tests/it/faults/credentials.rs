@@ -86,6 +86,7 @@ async fn right_credentials_are_used_for_every_token() {
     hub.make_private("alice/app", "alice");
     let tagged = Tagged::absent_of(hub, |settings| {
         as_alice(settings.upstreams.get_mut("docker.io").unwrap());
+        settings.access.anonymous_private = true;
     })
     .await;
     let private = tagged.mirror.manifest("alice/app", "latest").await;
