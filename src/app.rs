@@ -5,6 +5,7 @@
 //! environment.
 
 mod reload;
+mod stats;
 mod upstreams;
 
 use std::fmt;
@@ -22,10 +23,11 @@ use crate::blobs::{Blobs, BlobsError, DataDirectory, DirectoryError};
 use crate::config::{CacheSettings, Fsync, Settings};
 use crate::fetch::{self, Fetch};
 use crate::http::{
-    AccessSink, BindError, Drained, HttpMetrics, Listen, ListenAddress, Server, Service, Telemetry,
-    Timeouts,
+    AccessSink, AdminSocket, BindError, Drained, HttpMetrics, Listen, ListenAddress, Server,
+    Service, Telemetry, Timeouts,
 };
 use crate::index::{Index, IndexError, SqliteIndex};
+use crate::proxy::{Spending, SpendingCollector};
 use crate::store::{FsStore, StoreError, Sync};
 use crate::sys::clock::{self, Anchor, Clock, Jump, Timeline};
 use crate::sys::current::Current;
@@ -186,9 +188,11 @@ impl App {
         tend(&blobs, &tasks);
         let upkeep = Upkeep::begin(&blobs, &tasks, &settings.cache);
         let fetch = Fetch::new(blobs.clone(), tasks.clone(), fetch_settings(settings));
+        let spending = spending(settings, &index, &timeline, &tasks);
         let ground = Ground {
             disk,
             index,
+            spending: spending.clone(),
             blobs,
             fetch: fetch.clone(),
             clock: timeline,
@@ -204,10 +208,11 @@ impl App {
         };
         let service = Service {
             directory: Arc::clone(&cells.directory),
-            telemetry: telemetry(&cells, &fetch),
+            telemetry: telemetry(&cells, &fetch, &spending),
             clock,
         };
         let server = Server::bind(server_settings(settings, files), service).await?;
+        administer(dir, &cells, spending, &tasks);
         let reloading = Reloading {
             ground,
             settings: settings.clone(),
@@ -268,6 +273,43 @@ impl fmt::Debug for App {
             .field("data", &self.data)
             .finish_non_exhaustive()
     }
+}
+
+/// The counts of who spent what, gone on from what the last process wrote.
+fn spending(
+    settings: &Settings,
+    index: &Arc<dyn Index>,
+    clock: &Arc<dyn Clock>,
+    tasks: &Tasks,
+) -> Spending {
+    let spending = Spending::new(Arc::<dyn Index>::clone(index), Arc::clone(clock));
+    for upstream in settings.upstreams.keys() {
+        if let Err(error) = spending.restore(upstream) {
+            warn!(%upstream, %error, "who pulled what is counted anew");
+        }
+    }
+    let writing = stats::write_always(spending.clone(), tasks.closing());
+    tasks.spawn("spending", writing);
+    spending
+}
+
+/// Lets commands of this program ask. Without that the mirror works all the same.
+fn administer(dir: &Path, cells: &Cells, spending: Spending, tasks: &Tasks) {
+    let socket = match AdminSocket::bind(&AdminSocket::path_in(dir)) {
+        Ok(socket) => socket,
+        Err(error) => {
+            warn!(%error, "`mirror stats` will not reach this mirror");
+            return;
+        }
+    };
+    let clients = Arc::clone(&cells.clients);
+    let page = move || {
+        let page = stats::page(&clients.get(), &spending);
+        let failed = |error: &serde_json::Error| warn!(%error, "no statistics");
+        page.inspect_err(failed).ok()
+    };
+    let serving = socket.serve(Arc::new(page), tasks.closing());
+    tasks.spawn("admin", serving);
 }
 
 /// Time as ages are measured by, gone on from what the last process noted, whatever the clock was set to since.
@@ -398,13 +440,14 @@ fn server_settings(settings: &Settings, files: Option<u64>) -> crate::http::Sett
     }
 }
 
-fn telemetry(cells: &Cells, fetch: &Fetch) -> Telemetry {
+fn telemetry(cells: &Cells, fetch: &Fetch, spending: &Spending) -> Telemetry {
     let mut registry = Metrics::default();
     let metrics = HttpMetrics::register(&mut registry);
     fetch.register(&mut registry);
     let clients = Arc::clone(&cells.clients);
     let upstreams = UpstreamCollector::new(move || clients.get().to_vec());
     registry.register_collector(Box::new(upstreams));
+    registry.register_collector(Box::new(SpendingCollector(spending.clone())));
     Telemetry {
         metrics,
         registry: Arc::new(registry),

@@ -12,7 +12,7 @@ use crate::config::{
 use crate::directory::{Directory, Entry, Rules};
 use crate::fetch::Fetch;
 use crate::index::Index;
-use crate::proxy::{self, Memory, Proxy};
+use crate::proxy::{self, Memory, Proxy, Spending};
 use crate::sys::clock::{Clock, Timestamp};
 use crate::sys::fs::{Disk, read_small};
 use crate::sys::tasks::Tasks;
@@ -25,6 +25,7 @@ const CA_LIMIT: usize = 16 * 1024 * 1024;
 pub(super) struct Ground {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) index: Arc<dyn Index>,
+    pub(super) spending: Spending,
     pub(super) blobs: Blobs,
     pub(super) fetch: Fetch,
     pub(super) clock: Arc<dyn Clock>,
@@ -107,6 +108,7 @@ impl Ground {
             refusals_since,
             upstream,
             memory,
+            spending: self.spending.clone(),
             index: Arc::clone(&self.index),
             blobs: self.blobs.clone(),
             fetch: self.fetch.clone(),

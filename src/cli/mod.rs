@@ -8,6 +8,7 @@ mod healthcheck;
 mod output;
 mod reload;
 mod serve;
+mod stats;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -68,6 +69,8 @@ enum Command {
     Serve(serve::ServeArguments),
     /// Ask a running mirror whether it is ready
     Healthcheck(healthcheck::HealthcheckArguments),
+    /// Show what the upstreams allow, and who pulled what, of the running mirror
+    Stats(stats::StatsArguments),
     /// Look at the configuration
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -106,6 +109,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, environment: &Environm
         Command::Healthcheck(arguments) => {
             healthcheck::run(arguments, &cli.global, environment, output)
         }
+        Command::Stats(arguments) => stats::run(arguments, &cli.global, environment, output),
         Command::Config(command) => config::run(command, &cli.global, environment, output),
     };
     match done {

@@ -9,6 +9,7 @@
 
 mod access_log;
 mod address;
+mod admin;
 mod body;
 mod conditional;
 mod connection;
@@ -25,6 +26,7 @@ mod v2;
 
 pub use access_log::AccessSink;
 pub use address::{InvalidListenAddress, ListenAddress};
+pub use admin::{AdminSocket, StatsPage};
 pub use listener::BindError;
 pub use metrics::HttpMetrics;
 pub use server::{Drained, Listen, Server, Settings, Timeouts};

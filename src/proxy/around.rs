@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::Inner;
 use super::failure::{Failure, Wanted};
+use super::spending::Spender;
 use crate::oci::{ByteRange, Digest, Reference, RepositoryName, Span, Tag};
 use crate::registry::{
     Answer, BlobContent, BlobFacts, BypassReason, ManifestContent, Outcome, RegistryError,
@@ -27,11 +28,12 @@ impl Inner {
         self: &Arc<Self>,
         name: &RepositoryName,
         reference: &Reference,
+        spender: Spender,
     ) -> Result<Answer<ManifestContent>, RegistryError> {
         let question = || {
             let (inner, name, reference) = (Arc::clone(self), name.clone(), reference.clone());
             async move {
-                let body = inner.parts.upstream.get_manifest(&name, &reference).await?;
+                let body = inner.pull(spender, &name, &reference).await?;
                 let (_, content) = inner.verified(body, reference.digest())?;
                 Ok(content)
             }

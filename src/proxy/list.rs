@@ -11,6 +11,7 @@ use super::Inner;
 use super::around::PASSED;
 use super::failure::{Failure, Wanted};
 use super::negative::Subject;
+use super::spending::Spender;
 use crate::index::ListRecord;
 use crate::oci::{Digest, MediaType, Reference, RepositoryName, Tag};
 use crate::registry::{
@@ -59,11 +60,12 @@ impl Inner {
         name: &RepositoryName,
         digest: Digest,
         artifact_type: Option<&str>,
+        spender: Spender,
     ) -> Result<Answer<ReferrersContent>, RegistryError> {
         let failed = |failure: Failure| failure.registry_error(Wanted::List(name));
         let question = {
             let (inner, name) = (Arc::clone(self), name.clone());
-            || async move { inner.ask_referrers(&name, digest).await }
+            || async move { inner.ask_referrers(&name, digest, spender).await }
         };
         let list = self
             .list(name, format!("referrers/{digest}"), question)
@@ -233,6 +235,7 @@ impl Inner {
         self: &Arc<Self>,
         name: &RepositoryName,
         digest: Digest,
+        spender: Spender,
     ) -> Result<Bytes, Failure> {
         if let Some(bytes) = self.parts.upstream.referrers(name, digest).await? {
             entries(&bytes)?;
@@ -242,7 +245,7 @@ impl Inner {
         let tag = tag.get(..tag.len().min(97)).unwrap_or_default();
         let tag: Tag = tag.parse().map_err(|_| Failure::bad("no referrers tag"))?;
         let reference = Reference::Tag(tag.clone());
-        match self.parts.upstream.get_manifest(name, &reference).await {
+        match self.pull(spender, name, &reference).await {
             Ok(body) => {
                 let manifest = if self.passes(name, Some(&tag)) {
                     self.verified(body, None)?.1

@@ -8,6 +8,7 @@ use tracing::warn;
 use super::Inner;
 use super::failure::{Failure, Wanted};
 use super::negative::Subject;
+use super::spending::Spender;
 use crate::index::{Index, IndexError, ManifestArrival, ManifestRecord, Membership, TagRecord};
 use crate::oci::{Algorithm, Digest, Manifest, Reference, RepositoryName, Tag};
 use crate::registry::{Answer, ManifestContent, MissReason, Outcome, RegistryError};
@@ -21,6 +22,7 @@ impl Inner {
         self: &Arc<Self>,
         name: &RepositoryName,
         digest: Digest,
+        spender: Spender,
     ) -> Result<Answer<ManifestContent>, RegistryError> {
         let reference = Reference::Digest(digest);
         let wanted = Wanted::Manifest(name, &reference);
@@ -40,7 +42,10 @@ impl Inner {
                 .map_err(failed)?;
             return Ok(self.answer(held, Outcome::Revalidated));
         }
-        let (fetched, role) = self.fetch_manifest(name, digest).await.map_err(failed)?;
+        let (fetched, role) = self
+            .fetch_manifest(name, digest, spender)
+            .await
+            .map_err(failed)?;
         let outcome = match role {
             Role::Leader => Outcome::Miss(MissReason::Absent),
             Role::Follower => Outcome::Coalesced,
@@ -138,6 +143,7 @@ impl Inner {
         self: &Arc<Self>,
         name: &RepositoryName,
         digest: Digest,
+        spender: Spender,
     ) -> Result<(ManifestContent, Role), Failure> {
         let question = || {
             let (inner, name) = (Arc::clone(self), name.clone());
@@ -150,8 +156,7 @@ impl Inner {
                 if let (Some(held), Some(_)) = (held, member) {
                     return Ok(held);
                 }
-                let upstream = &inner.parts.upstream;
-                match upstream.get_manifest(&name, &digest.into()).await {
+                match inner.pull(spender, &name, &digest.into()).await {
                     Ok(body) => inner.keep(&name, body, Some(digest), None).await,
                     Err(error) => {
                         let failure = Failure::from(error);

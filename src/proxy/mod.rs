@@ -20,6 +20,7 @@ mod negative;
 mod recheck;
 mod small;
 mod source;
+mod spending;
 mod tag;
 mod visibility;
 
@@ -42,12 +43,14 @@ use crate::upstream::Upstream;
 
 pub use freshness::Freshness;
 pub use memory::Memory;
+pub use spending::{Spending, SpendingCollector, Spent, SpentRow};
 
 use failure::Failure;
 use list::FetchedList;
 use memory::Recall;
 use negative::Negatives;
 use recheck::Troubles;
+use spending::Spender;
 use tag::Resolved;
 use visibility::{Decisions, Probe, Probed};
 
@@ -75,6 +78,8 @@ pub struct Parts {
     pub upstream: Upstream,
     /// What is kept in memory, shared with the proxies of other upstreams.
     pub memory: Memory,
+    /// Who spent what, shared with the proxies of other upstreams.
+    pub spending: Spending,
     /// Facts about what is held.
     pub index: Arc<dyn Index>,
     /// The bytes that are held.
@@ -155,17 +160,18 @@ impl Inner {
         self: &Arc<Self>,
         name: &RepositoryName,
         reference: &Reference,
+        spender: Spender,
     ) -> Result<Answer<ManifestContent>, RegistryError> {
         let tag = match reference {
             Reference::Tag(tag) => Some(tag),
             Reference::Digest(_) => None,
         };
         if self.passes(name, tag) {
-            return self.passed_manifest(name, reference).await;
+            return self.passed_manifest(name, reference, spender).await;
         }
         match reference {
-            Reference::Tag(tag) => self.manifest_by_tag(name, tag).await,
-            Reference::Digest(digest) => self.manifest_by_digest(name, *digest).await,
+            Reference::Tag(tag) => self.manifest_by_tag(name, tag, spender).await,
+            Reference::Digest(digest) => self.manifest_by_digest(name, *digest, spender).await,
         }
     }
 
@@ -179,12 +185,12 @@ impl Inner {
 impl Registry for Proxy {
     fn manifest<'a>(
         &'a self,
-        _caller: &'a Caller,
+        caller: &'a Caller,
         name: &'a RepositoryName,
         reference: &'a Reference,
     ) -> Reply<'a, ManifestContent> {
         let probe = Probe::Manifest(reference.clone());
-        let work = self.inner.manifest(name, reference);
+        let work = self.inner.manifest(name, reference, Spender::of(caller));
         Box::pin(self.inner.guarded(name, probe, work))
     }
 
@@ -221,12 +227,13 @@ impl Registry for Proxy {
 
     fn referrers<'a>(
         &'a self,
-        _caller: &'a Caller,
+        caller: &'a Caller,
         name: &'a RepositoryName,
         digest: Digest,
         artifact_type: Option<&'a str>,
     ) -> Reply<'a, ReferrersContent> {
-        let work = self.inner.referrers(name, digest, artifact_type);
+        let spender = Spender::of(caller);
+        let work = self.inner.referrers(name, digest, artifact_type, spender);
         Box::pin(self.inner.guarded(name, Probe::Referrers(digest), work))
     }
 }

@@ -19,6 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Inner;
 use super::failure::Failure;
+use super::spending::Spender;
 use crate::index::TagRecord;
 use crate::oci::{RepositoryName, Tag};
 use crate::sys::{clock, random, tasks};
@@ -265,12 +266,18 @@ impl Inner {
 
     /// Begins a question that takes as long as the upstream gives it, and waits no longer for it than for others.
     async fn check_at_leisure(self: &Arc<Self>, (name, tag): &Key) {
-        drop(clock::timeout(PATIENCE, Box::pin(self.resolve(name, tag))).await);
+        drop(
+            clock::timeout(
+                PATIENCE,
+                Box::pin(self.resolve(name, tag, Spender::Background)),
+            )
+            .await,
+        );
     }
 
     async fn check_once(self: &Arc<Self>, (name, tag): &Key) {
         // What comes of it is noted where it is asked.
-        drop(Box::pin(self.check(name, tag, Some(PATIENCE))).await);
+        drop(Box::pin(self.check(name, tag, Spender::Background, Some(PATIENCE))).await);
     }
 }
 

@@ -9,6 +9,7 @@ use super::Inner;
 use super::failure::{Failure, Wanted};
 use super::negative::{Absence, Subject, Verdict};
 use super::recheck::Trouble;
+use super::spending::Spender;
 use crate::index::{IndexError, TagRecord};
 use crate::oci::{Digest, Reference, RepositoryName, Tag};
 use crate::registry::{Answer, ManifestContent, MissReason, Outcome, RegistryError, StaleReason};
@@ -42,6 +43,7 @@ impl Inner {
         self: &Arc<Self>,
         name: &RepositoryName,
         tag: &Tag,
+        spender: Spender,
     ) -> Result<Answer<ManifestContent>, RegistryError> {
         let reference = Reference::Tag(tag.clone());
         let wanted = Wanted::Manifest(name, &reference);
@@ -58,7 +60,7 @@ impl Inner {
             if absence.is_some_and(|absence| self.is_in_force(&absence)) {
                 return Err(wanted.remembered());
             }
-            let resolved = self.resolve(name, tag).await;
+            let resolved = self.resolve(name, tag, spender).await;
             return resolved
                 .map(|resolved| self.answer(resolved.manifest, resolved.outcome))
                 .map_err(|failure| failure.registry_error(wanted));
@@ -69,7 +71,7 @@ impl Inner {
                 .deleted(name, tag, held)
                 .ok_or_else(|| wanted.remembered());
         }
-        self.revalidated(name, tag, held)
+        self.revalidated(name, tag, held, spender)
             .await
             .map_err(|failure| failure.registry_error(wanted))
     }
@@ -105,16 +107,17 @@ impl Inner {
         name: &RepositoryName,
         tag: &Tag,
         held: HeldTag,
+        spender: Spender,
     ) -> Result<Answer<ManifestContent>, Failure> {
         let asked = if !self.outlasts_failure(&held) {
             // There is nothing to be served instead: as if it were not held.
-            self.resolve(name, tag).await
+            self.resolve(name, tag, spender).await
         } else if let Some(failure) = self.trouble(name, tag) {
             Err(failure)
         } else {
             let limit = self.settings.revalidate_timeout;
             let watch = self.parts.upstream.watch();
-            let asked = clock::timeout(limit, self.resolve(name, tag)).await;
+            let asked = clock::timeout(limit, self.resolve(name, tag, spender)).await;
             asked.unwrap_or_else(|_| {
                 let reference = Reference::Tag(tag.clone());
                 let upstream = &self.parts.upstream;
@@ -212,10 +215,11 @@ impl Inner {
         self: &Arc<Self>,
         name: &RepositoryName,
         tag: &Tag,
+        spender: Spender,
     ) -> Result<Resolved, Failure> {
         let question = || {
             let (inner, name, tag) = (Arc::clone(self), name.clone(), tag.clone());
-            async move { inner.check(&name, &tag, None).await }
+            async move { inner.check(&name, &tag, spender, None).await }
         };
         let (answer, role) = self
             .resolving
@@ -234,12 +238,13 @@ impl Inner {
         self: &Arc<Self>,
         name: &RepositoryName,
         tag: &Tag,
+        spender: Spender,
         patience: Option<Duration>,
     ) -> Result<Resolved, Failure> {
         let answer = match self.tag_record(name, tag).await {
-            Some(known) => self.confirm(name, tag, known, patience).await,
+            Some(known) => self.confirm(name, tag, known, spender, patience).await,
             // Its client wants the manifest next.
-            None => self.get(name, tag, None).await,
+            None => self.get(name, tag, None, spender).await,
         };
         match &answer {
             Ok(_) => self.end_trouble(name, tag),
@@ -258,6 +263,7 @@ impl Inner {
         name: &RepositoryName,
         tag: &Tag,
         known: TagRecord,
+        spender: Spender,
         patience: Option<Duration>,
     ) -> Result<Resolved, Failure> {
         // Confirmed between the look into the cache and the start of this task.
@@ -280,12 +286,14 @@ impl Inner {
             return Ok(confirmed);
         }
         let followed = match told {
-            Some(digest) => match self.follow(name, tag, known, digest).await {
+            Some(digest) => match self.follow(name, tag, known, digest, spender).await {
                 // The tag is there, so what it was said to name was deleted just now, or never existed.
-                Err(failure) if failure.is_absence() => self.get(name, tag, Some(known)).await,
+                Err(failure) if failure.is_absence() => {
+                    self.get(name, tag, Some(known), spender).await
+                }
                 followed => followed,
             },
-            None => self.get(name, tag, Some(known)).await,
+            None => self.get(name, tag, Some(known), spender).await,
         };
         if let Err(failure) = &followed {
             self.note_trouble(name, tag, known, failure, Trouble::Content)
@@ -330,6 +338,7 @@ impl Inner {
         tag: &Tag,
         known: TagRecord,
         digest: Digest,
+        spender: Spender,
     ) -> Result<Resolved, Failure> {
         let (manifest, outcome) = if let Some(manifest) = self.held_manifest(digest).await {
             // The upstream has just answered for this manifest, in this repository.
@@ -337,7 +346,7 @@ impl Inner {
                 .await;
             (manifest, Outcome::Revalidated)
         } else {
-            let (manifest, _) = self.fetch_manifest(name, digest).await?;
+            let (manifest, _) = self.fetch_manifest(name, digest, spender).await?;
             let reason = if digest == known.digest {
                 MissReason::Lost
             } else {
@@ -355,11 +364,10 @@ impl Inner {
         name: &RepositoryName,
         tag: &Tag,
         known: Option<TagRecord>,
+        spender: Spender,
     ) -> Result<Resolved, Failure> {
         let body = self
-            .parts
-            .upstream
-            .get_manifest(name, &Reference::Tag(tag.clone()))
+            .pull(spender, name, &Reference::Tag(tag.clone()))
             .await?;
         let confirmed = (tag.clone(), self.parts.clock.wall());
         let manifest = self.keep(name, body, None, Some(confirmed)).await?;

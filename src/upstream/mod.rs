@@ -129,6 +129,8 @@ pub struct ManifestBody {
     pub media_type: Option<String>,
     /// The digest that the upstream claims.
     pub claimed: Option<Digest>,
+    /// Whether a mirror of the upstream sent it, so that the upstream counts no pull.
+    pub from_mirror: bool,
 }
 
 /// One page of a repository's tags.
@@ -279,7 +281,10 @@ impl Upstream {
         reference: &Reference,
     ) -> Result<ManifestBody, UpstreamError> {
         match self.0.mirrors().get_manifest(name, reference).await {
-            Some(manifest) => Ok(manifest),
+            Some(manifest) => Ok(ManifestBody {
+                from_mirror: true,
+                ..manifest
+            }),
             None => self.0.get_manifest(name, reference).await,
         }
     }
@@ -521,6 +526,7 @@ impl Inner {
             claimed: claimed(&answer.headers),
             media_type: media_type(&answer.headers).map(Into::into),
             bytes: answer.bytes,
+            from_mirror: false,
         })
     }
 

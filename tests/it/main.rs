@@ -43,5 +43,6 @@ mod routing;
 mod scale;
 mod slots;
 mod space;
+mod stats;
 mod upstream;
 mod ways_out;
