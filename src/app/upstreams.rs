@@ -13,6 +13,7 @@ use crate::directory::{Directory, Entry, Rules};
 use crate::fetch::Fetch;
 use crate::index::Index;
 use crate::proxy::{self, Memory, Proxy, Spending};
+use crate::registry::Memo;
 use crate::sys::clock::{Clock, Timestamp};
 use crate::sys::fs::{Disk, read_small};
 use crate::sys::tasks::Tasks;
@@ -172,7 +173,9 @@ impl Ground {
     fn client(&self, settings: upstream::Settings) -> Result<Upstream, AppError> {
         let name = settings.name.to_string();
         let (clock, tasks) = (Arc::clone(&self.clock), self.tasks.clone());
-        Upstream::new(settings, clock, tasks).map_err(|source| AppError::Upstream { name, source })
+        let memo: Arc<dyn Memo> = Arc::<dyn Index>::clone(&self.index);
+        let upstream = Upstream::new(settings, clock, tasks, memo);
+        upstream.map_err(|source| AppError::Upstream { name, source })
     }
 }
 
@@ -199,6 +202,7 @@ fn upstream_settings(
         retries: upstream.retries,
         max_connections: usize::try_from(upstream.max_connections).unwrap_or(usize::MAX),
         offline: settings.server.offline,
+        rate_reserve: 10,
     }
 }
 

@@ -147,6 +147,11 @@ impl Auth {
         }
     }
 
+    /// The user who is asked as; `None` is nobody.
+    pub(super) fn username(&self) -> Option<&str> {
+        self.user.as_ref().map(|user| &*user.name)
+    }
+
     /// What to send with a request for `scope` before the registry has said anything to it.
     pub(super) async fn access(
         &self,

@@ -60,6 +60,11 @@ impl Kind {
         Self::Ping,
     ];
 
+    /// Whether it is about a manifest.
+    pub(super) const fn is_manifest(self) -> bool {
+        matches!(self, Self::ManifestHead | Self::ManifestGet)
+    }
+
     /// Whether it is about a blob.
     pub(super) const fn is_blob(self) -> bool {
         matches!(self, Self::BlobHead | Self::BlobGet)

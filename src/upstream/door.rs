@@ -4,6 +4,7 @@
 //! what was true when it began to wait for a slot may be so no longer. Offline means that nothing passes, not even a
 //! probe; both transports see to that by themselves.
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,19 +14,22 @@ use tracing::{info, warn};
 
 use super::breaker::{Breaker, Outage, Watch};
 use super::failure::Failure;
+use super::governor::PACE;
 use super::request::Question;
 use super::{Kind, Phase, UpstreamError};
-use crate::sys::clock::Clock;
+use crate::sys::clock::{Clock, Timestamp};
 use crate::sys::random;
 
 /// The pause between two probes of an upstream that does not answer. With the longest probe it stays below ten
 /// seconds, so that a recovery is noticed within these.
 const OUTAGE_PAUSE: Duration = Duration::from_secs(3);
+/// How much longer than [`PACE`] it is between two probes of one that limits the rate.
+const LIMIT_SPREAD: Duration = Duration::from_millis(500);
 /// How long an upstream is probed after somebody has last asked for something.
 const IDLE_LIMIT: Duration = Duration::from_mins(15);
 
 /// What a request is sent for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Errand {
     /// Somebody wants the answer.
     #[default]
@@ -60,15 +64,6 @@ impl Drop for Asking<'_> {
     }
 }
 
-/// What the one who probes does next.
-#[derive(Debug)]
-pub(super) enum Next {
-    /// Asks this.
-    Ask(Box<Question>),
-    /// Ends: all is well, or nobody has asked for anything for long.
-    End,
-}
-
 /// Lets questions to one upstream pass, or not.
 #[derive(Debug)]
 pub(super) struct Door {
@@ -82,6 +77,8 @@ pub(super) struct Door {
     asking: AtomicU64,
     /// Counts the outages that a probe has ended.
     recoveries: watch::Sender<u64>,
+    /// Counts the limits that a probe has eased.
+    eased: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -110,6 +107,7 @@ impl Door {
             refused: AtomicU64::new(0),
             asking: AtomicU64::new(0),
             recoveries: watch::Sender::new(0),
+            eased: watch::Sender::new(0),
         }
     }
 
@@ -179,6 +177,11 @@ impl Door {
         }
     }
 
+    /// The present time.
+    pub(super) fn now(&self) -> Timestamp {
+        self.clock.wall()
+    }
+
     /// The present moment.
     pub(super) fn watch(&self) -> Watch {
         self.state().breaker.watch()
@@ -207,11 +210,11 @@ impl Door {
         }
     }
 
-    /// Waits until a probe ends an outage.
+    /// Waits until a probe ends an outage, or eases a limit.
     pub(super) async fn recovered(&self) {
-        let mut recoveries = self.recoveries.subscribe();
-        // The sender lives as long as this waits.
-        drop(recoveries.changed().await);
+        let (mut recoveries, mut easings) = (self.recoveries.subscribe(), self.eased.subscribe());
+        let (recovered, eased) = (recoveries.changed(), easings.changed());
+        futures_util::future::select(pin!(recovered), pin!(eased)).await;
     }
 
     /// A question that was begun at `watch` has failed. Returns whether probing has to begin.
@@ -256,20 +259,43 @@ impl Door {
     }
 
     /// How long to wait before the next probe.
-    pub(super) fn pause() -> Duration {
-        random::jittered(OUTAGE_PAUSE)
+    pub(super) fn pause(&self) -> Duration {
+        if self.is_suspended() {
+            return random::jittered(OUTAGE_PAUSE);
+        }
+        PACE + random::jittered(LIMIT_SPREAD)
     }
 
-    /// What to probe with. After [`Next::End`] nobody probes.
-    pub(super) fn next(&self) -> Next {
+    /// Whether probing has to begin, for one who then begins it.
+    pub(super) fn begin_probing(&self) -> bool {
+        !std::mem::replace(&mut self.state().probing, true)
+    }
+
+    /// What to probe with in an outage.
+    pub(super) fn outage_probe(&self) -> Option<Question> {
+        let state = self.state();
+        let outage = state.breaker.outage()?;
+        Some(outage.question.clone())
+    }
+
+    /// Whether probing may go on for as long as something is wrong: somebody has asked for something lately. If
+    /// not, or if all is well, it has ended with this.
+    pub(super) fn goes_on(&self, limited: bool) -> bool {
         let now = self.clock.monotonic();
         let mut state = self.state();
         let idle = now.saturating_sub(state.asked) >= IDLE_LIMIT;
-        if let Some(outage) = state.breaker.outage().filter(|_| !idle) {
-            return Next::Ask(Box::new(outage.question.clone()));
-        }
-        state.probing = false;
-        Next::End
+        state.probing = !idle && (limited || state.breaker.outage().is_some());
+        state.probing
+    }
+
+    /// Counts a question that was refused for the limit's sake.
+    pub(super) fn count_refusal(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A probe has shown that a limit refuses less.
+    pub(super) fn limit_eased(&self) {
+        self.eased.send_modify(|count| *count += 1);
     }
 
     /// Does `work` unless it is a question that has not been answered by the time that a probe is. `None` then: to
@@ -285,8 +311,8 @@ impl Door {
             return Some(work.await);
         }
         let mut recoveries = self.recoveries.subscribe();
-        let recovered = std::pin::pin!(recoveries.changed());
-        match futures_util::future::select(std::pin::pin!(work), recovered).await {
+        let recovered = pin!(recoveries.changed());
+        match futures_util::future::select(pin!(work), recovered).await {
             futures_util::future::Either::Left((output, _)) => Some(output),
             futures_util::future::Either::Right(_) => None,
         }

@@ -3,16 +3,18 @@
 //! Docker Hub sends `RateLimit-Limit: 100;w=21600`, `RateLimit-Remaining: 76;w=21600` and `Docker-RateLimit-Source`
 //! with its answers to manifest requests, `HEAD` included, and with its 429s. Other registries send nothing.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use http::HeaderMap;
 use http::header::RETRY_AFTER;
-use http::{HeaderMap, StatusCode};
 
 use crate::sys::clock::Timestamp;
 
 /// The longest wait that a `Retry-After` is believed: Docker Hub's window.
-const LONGEST_WAIT: Duration = Duration::from_hours(6);
+pub(super) const LONGEST_WAIT: Duration = Duration::from_hours(6);
+
+/// The header that tells how many pulls are left.
+const REMAINING: &str = "ratelimit-remaining";
 
 /// The longest source in bytes that is kept.
 const SOURCE_LIMIT: usize = 128;
@@ -34,42 +36,41 @@ pub struct Ledger {
     pub limited_until: Option<Timestamp>,
 }
 
-/// The ledger that answers are entered into.
-#[derive(Debug, Default)]
-pub(super) struct RunningLedger(Mutex<Ledger>);
-
-impl RunningLedger {
-    /// Enters what an answer of the registry itself says.
-    pub(super) fn enter(&self, status: StatusCode, headers: &HeaderMap, now: Timestamp) {
-        let mut ledger = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if status == StatusCode::TOO_MANY_REQUESTS {
-            ledger.limited_until = retry_after(headers, now).map(|wait| later(now, wait));
-        } else if status.is_success() {
-            ledger.limited_until = None;
-        }
+impl Ledger {
+    /// Enters what an answer of the registry itself says. Returns whether it said anything.
+    pub(super) fn enter(&mut self, headers: &HeaderMap, now: Timestamp) -> bool {
         let limit = counted(headers, "ratelimit-limit");
-        let remaining = counted(headers, "ratelimit-remaining");
+        let remaining = counted(headers, REMAINING);
         if limit.is_none() && remaining.is_none() {
-            return;
+            return false;
         }
-        ledger.limit = limit.map(|(count, _)| count).or(ledger.limit);
-        ledger.remaining = remaining.map(|(count, _)| count);
+        self.limit = limit.map(|(count, _)| count).or(self.limit);
+        self.remaining = remaining.map(|(count, _)| count);
         let window =
             |counted: Option<(u64, Option<Duration>)>| counted.and_then(|(_, window)| window);
-        ledger.window = window(limit).or(window(remaining)).or(ledger.window);
-        ledger.source = text(headers, "docker-ratelimit-source")
+        self.window = window(limit).or(window(remaining)).or(self.window);
+        self.source = text(headers, "docker-ratelimit-source")
             .filter(|source| source.len() <= SOURCE_LIMIT)
             .map(Into::into)
-            .or(ledger.source.take());
-        ledger.updated = Some(now);
+            .or(self.source.take());
+        self.updated = Some(now);
+        true
     }
 
-    pub(super) fn snapshot(&self) -> Ledger {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+    /// The same, or nothing when it is of another window, or of the future: the clock was set.
+    pub(super) fn believed(&self, now: Timestamp) -> Self {
+        let window = self.window.unwrap_or(LONGEST_WAIT).min(LONGEST_WAIT);
+        let age = self.updated.and_then(|updated| now.since(updated));
+        match age {
+            Some(age) if age < window => self.clone(),
+            _ => Self::default(),
+        }
     }
+}
+
+/// Whether an answer tells how many pulls are left.
+pub(super) fn tells_what_is_left(headers: &HeaderMap) -> bool {
+    counted(headers, REMAINING).is_some()
 }
 
 /// How long `Retry-After` asks us to wait (RFC 9110 section 10.2.3), at most six hours.
@@ -83,7 +84,7 @@ pub(super) fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duratio
     Some(wait.min(LONGEST_WAIT))
 }
 
-fn later(now: Timestamp, wait: Duration) -> Timestamp {
+pub(super) fn later(now: Timestamp, wait: Duration) -> Timestamp {
     let wait = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
     Timestamp::from_millis(now.as_millis().saturating_add(wait))
 }
@@ -161,13 +162,13 @@ mod tests {
 
     #[test]
     fn docker_hubs_headers_are_entered() {
-        let running = RunningLedger::default();
+        let mut ledger = Ledger::default();
         let sent = headers(&[
             ("ratelimit-limit", "100;w=21600"),
             ("ratelimit-remaining", "76;w=21600"),
             ("docker-ratelimit-source", "203.0.113.7"),
         ]);
-        running.enter(StatusCode::OK, &sent, NOW);
+        assert!(ledger.enter(&sent, NOW));
         let expected = Ledger {
             limit: Some(100),
             remaining: Some(76),
@@ -176,29 +177,32 @@ mod tests {
             updated: Some(NOW),
             limited_until: None,
         };
-        assert_eq!(running.snapshot(), expected);
-        running.enter(StatusCode::OK, &HeaderMap::new(), Timestamp::from_millis(1));
-        assert_eq!(running.snapshot(), expected);
+        assert_eq!(ledger, expected);
+        assert!(!ledger.enter(&HeaderMap::new(), Timestamp::from_millis(1)));
+        assert_eq!(ledger, expected);
     }
 
     #[test]
-    fn a_429_limits_until_it_says_and_a_success_ends_it() {
-        let running = RunningLedger::default();
-        let sent = headers(&[("retry-after", "30"), ("ratelimit-remaining", "0;w=21600")]);
-        running.enter(StatusCode::TOO_MANY_REQUESTS, &sent, NOW);
-        let until = Timestamp::from_millis(NOW.as_millis() + 30_000);
-        assert_eq!(running.snapshot().limited_until, Some(until));
-        assert_eq!(running.snapshot().remaining, Some(0));
-        running.enter(StatusCode::OK, &HeaderMap::new(), NOW);
-        assert_eq!(running.snapshot().limited_until, None);
+    fn a_ledger_is_believed_within_its_window_alone() {
+        let mut ledger = Ledger::default();
+        ledger.enter(&headers(&[("ratelimit-remaining", "7;w=60")]), NOW);
+        assert_eq!(ledger.believed(NOW), ledger);
+        let last = later(NOW, Duration::from_millis(59_999));
+        assert_eq!(ledger.believed(last), ledger);
+        for odd in [
+            later(NOW, Duration::from_mins(1)),
+            Timestamp::from_millis(NOW.as_millis() - 1),
+        ] {
+            assert_eq!(ledger.believed(odd), Ledger::default());
+        }
     }
 
     #[test]
     fn odd_limits_are_not_entered() {
         for odd in ["", "many", "-1;w=5", "99999999999999999999"] {
-            let running = RunningLedger::default();
-            running.enter(StatusCode::OK, &headers(&[("ratelimit-limit", odd)]), NOW);
-            assert_eq!(running.snapshot(), Ledger::default(), "{odd}");
+            let mut ledger = Ledger::default();
+            assert!(!ledger.enter(&headers(&[("ratelimit-limit", odd)]), NOW));
+            assert_eq!(ledger, Ledger::default(), "{odd}");
         }
     }
 

@@ -113,6 +113,23 @@ impl Logins {
         fitting(self.configured.iter().chain(&*docker), repository).is_some()
     }
 
+    /// As which user `repository` is asked for, as far as that is known; `None` is nobody.
+    pub(super) fn user_of(&self, repository: &str) -> Option<String> {
+        let docker = self.docker.as_ref().and_then(|docker| docker.known());
+        let docker = docker.unwrap_or_default();
+        let entry = fitting(self.configured.iter().chain(&*docker), repository);
+        entry.map(|entry| entry.login.username.clone())
+    }
+
+    /// The user for whatever no prefix is for; `None` is nobody.
+    pub(super) fn main_user(&self) -> Option<String> {
+        let docker = self.docker.as_ref().and_then(|docker| docker.known());
+        let docker = docker.unwrap_or_default();
+        let mut all = self.configured.iter().chain(&*docker);
+        let main = all.find(|entry| entry.login.prefix.is_none());
+        main.map(|entry| entry.login.username.clone())
+    }
+
     /// What is configured goes before what Docker knows.
     fn chosen(&self, docker: &[Entry], repository: &str) -> Arc<Auth> {
         let entry = fitting(self.configured.iter().chain(docker), repository);

@@ -1,6 +1,7 @@
 //! The upstreams' counts and ledgers as metrics, read when they are scraped.
 
 use std::fmt;
+use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
@@ -18,7 +19,7 @@ pub struct UpstreamCollector(Box<dyn Fn() -> Vec<Upstream> + Send + Sync>);
 struct Seen {
     upstream: Upstream,
     counters: Counters,
-    ledger: Ledger,
+    ledgers: Vec<(Arc<str>, Ledger, bool)>,
 }
 
 impl UpstreamCollector {
@@ -38,7 +39,7 @@ impl Seen {
     fn new(upstream: Upstream) -> Self {
         Self {
             counters: upstream.counters(),
-            ledger: upstream.ledger(),
+            ledgers: upstream.ledgers(),
             upstream,
         }
     }
@@ -83,19 +84,37 @@ fn gauge(
     all: &[Seen],
     value: impl Fn(&Ledger) -> Option<u64>,
 ) -> fmt::Result {
-    let told = all.iter().filter_map(|seen| {
-        let value = i64::try_from(value(&seen.ledger)?).ok()?;
-        Some((seen, value))
-    });
-    let told: Vec<_> = told.collect();
+    let mut told = Vec::new();
+    for seen in all {
+        for (credential, ledger, _) in &seen.ledgers {
+            if let Some(value) = value(ledger).and_then(|value| i64::try_from(value).ok()) {
+                told.push((seen, credential, value));
+            }
+        }
+    }
     if told.is_empty() {
         return Ok(());
     }
     let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-    for (seen, value) in told {
-        let labels = [seen.label()];
+    for (seen, credential, value) in told {
+        let labels = [seen.label(), ("credential", &**credential)];
         let metric = family.encode_family(&labels)?;
         ConstGauge::new(value).encode(metric)?;
+    }
+    Ok(())
+}
+
+/// Whether a limit is in force, by credential.
+fn limited(encoder: &mut DescriptorEncoder<'_>, all: &[Seen]) -> fmt::Result {
+    let name = "mirror_upstream_ratelimit_limited";
+    let help = "1 while questions are refused because the upstream limits the rate";
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for seen in all {
+        for (credential, _, is_limited) in &seen.ledgers {
+            let labels = [seen.label(), ("credential", &**credential)];
+            let metric = family.encode_family(&labels)?;
+            ConstGauge::new(i64::from(*is_limited)).encode(metric)?;
+        }
     }
     Ok(())
 }
@@ -139,6 +158,7 @@ impl Collector for UpstreamCollector {
             "Pulls that are left in the window",
         );
         gauge(&mut encoder, remaining, &all, |ledger| ledger.remaining)?;
+        limited(&mut encoder, &all)?;
         suspended(&mut encoder, &all)?;
         refused(&mut encoder, &all)
     }

@@ -18,6 +18,7 @@ mod door;
 mod doubt;
 mod error;
 mod failure;
+mod governor;
 mod ledger;
 mod logins;
 mod metrics;
@@ -59,12 +60,13 @@ use crate::oci::link::next_link;
 use crate::oci::manifest::MANIFEST_LIMIT;
 use crate::oci::media_type::{ACCEPT_MANIFESTS, MediaType};
 use crate::oci::name::{Reference, RepositoryName, Tag};
+use crate::registry::Memo;
 use crate::sys::clock::Clock;
 use crate::sys::tasks::Tasks;
 use auth::Trust;
 use counters::Tally;
 use door::{Door, Manner};
-use ledger::RunningLedger;
+use governor::{Governor, Governors};
 use logins::{AuthBuilder, Logins};
 use mirrors::Mirrors;
 use proxy::Proxies;
@@ -91,11 +93,12 @@ struct Inner {
     place: Place,
     /// The same without logins and mirrors; `None` where this is it.
     anonymous: Option<Upstream>,
-    ledger: RunningLedger,
     door: Arc<Door>,
     ping: Url,
     tasks: Tasks,
+    /// The upstream itself, also where this is how nobody asks it.
     this: Weak<Self>,
+    governors: Arc<Governors>,
     tally: Arc<Tally>,
     clock: Arc<dyn Clock>,
 }
@@ -143,7 +146,7 @@ pub struct TagList {
 }
 
 impl Upstream {
-    /// An upstream that runs its shared work as tasks of `tasks`.
+    /// An upstream that runs its shared work as tasks of `tasks`, and takes up what `memo` knows of its rate limit.
     ///
     /// # Errors
     /// The settings are of no use.
@@ -151,15 +154,23 @@ impl Upstream {
         settings: Settings,
         clock: Arc<dyn Clock>,
         tasks: Tasks,
+        memo: Arc<dyn Memo>,
     ) -> Result<Self, BuildError> {
         let tls = tls::client_config(&settings.ca)?;
         let mirror = |url| {
             let (settings, place) = (settings.of_mirror(url), Place::Mirror(settings.namespace()));
-            Self::connect(settings, place, &tls, Arc::clone(&clock), tasks.clone())
+            Self::connect(
+                settings,
+                place,
+                &tls,
+                Arc::clone(&clock),
+                tasks.clone(),
+                None,
+            )
         };
         let mirrors: Result<Vec<_>, _> = settings.mirrors.iter().map(mirror).collect();
         let place = Place::Home(Mirrors::new(mirrors?, &clock));
-        Self::connect(settings, place, &tls, clock, tasks)
+        Self::connect(settings, place, &tls, clock, tasks, Some(memo))
     }
 
     fn connect(
@@ -168,6 +179,7 @@ impl Upstream {
         tls: &ClientConfig,
         clock: Arc<dyn Clock>,
         tasks: Tasks,
+        memo: Option<Arc<dyn Memo>>,
     ) -> Result<Self, BuildError> {
         let limit = place.connect_limit(&settings);
         let base = base_url(&settings.url)?;
@@ -214,6 +226,8 @@ impl Upstream {
                 retries: settings.retries,
             },
         };
+        let users = settings.logins.iter().map(|login| &*login.username);
+        let governors = Governors::new(&settings.name, memo, &clock, users);
         Ok(Self(Arc::new_cyclic(|this| {
             let mut inner = Inner {
                 logins: Logins::new(&settings, &builder),
@@ -223,15 +237,15 @@ impl Upstream {
                 blobs,
                 place,
                 anonymous: None,
-                ledger: RunningLedger::default(),
                 door,
                 ping,
                 tasks,
                 this: Weak::clone(this),
+                governors,
                 tally,
                 clock,
             };
-            let nobody = Arc::new_cyclic(|this| inner.without(&builder, this));
+            let nobody = Arc::new(inner.without(&builder, this));
             inner.anonymous = Some(Self(nobody));
             inner
         })))
@@ -422,9 +436,35 @@ impl Upstream {
         self.0.door.refused()
     }
 
-    /// The rate limit as of the upstream's last answer.
+    /// The rate limit as of the upstream's last answer to who asks as the login without a prefix, or as nobody.
     pub fn ledger(&self) -> Ledger {
-        self.0.ledger.snapshot()
+        self.0.main_governor().ledger(self.0.clock.wall())
+    }
+
+    /// By how much the freshness of `name` is to be stretched, since its pulls become few: 1 with half of them left,
+    /// or when nothing is known, 2 below half, 4 below a quarter, 8 below a tenth, 16 with none.
+    pub fn stretch(&self, name: &RepositoryName) -> u32 {
+        let governor = self.0.governor(name.as_str());
+        let ledger = governor.ledger(self.0.clock.wall());
+        governor::stretch(&ledger, governor.is_limiting())
+    }
+
+    /// Whether enough pulls are left for work that no client waits for.
+    pub fn affords_background(&self) -> bool {
+        let governor = self.0.main_governor();
+        let left = governor.ledger(self.0.clock.wall()).remaining;
+        let spare = left.is_none_or(|left| left > self.0.settings.rate_reserve);
+        spare && !governor.is_limiting() && !self.0.settings.offline
+    }
+
+    /// The rate limit by credential, and whether anything is refused for its sake.
+    pub(crate) fn ledgers(&self) -> Vec<(Arc<str>, Ledger, bool)> {
+        let now = self.0.clock.wall();
+        let shown = |governor: Arc<Governor>| {
+            let credential = governor.credential();
+            (credential, governor.ledger(now), governor.is_limiting())
+        };
+        self.0.governors.all().into_iter().map(shown).collect()
     }
 
     /// How much was asked, and how it was answered.
@@ -465,6 +505,17 @@ impl Inner {
         }
     }
 
+    /// Who governs what is asked for `repository`.
+    fn governor(&self, repository: &str) -> Arc<Governor> {
+        self.governors
+            .of(self.logins.user_of(repository).as_deref())
+    }
+
+    /// Who governs what no login's prefix is for.
+    fn main_governor(&self) -> Arc<Governor> {
+        self.governors.of(self.logins.main_user().as_deref())
+    }
+
     /// The same registry as nobody asks it.
     fn without(&self, builder: &AuthBuilder, this: &Weak<Self>) -> Self {
         let settings = Settings {
@@ -481,11 +532,11 @@ impl Inner {
             blobs: self.blobs.clone(),
             place: Place::Home(Mirrors::default()),
             anonymous: None,
-            ledger: RunningLedger::default(),
             door: Arc::clone(&self.door),
             ping: self.ping.clone(),
             tasks: self.tasks.clone(),
             this: Weak::clone(this),
+            governors: Arc::clone(&self.governors),
             tally: Arc::clone(&self.tally),
             clock: Arc::clone(&self.clock),
         }

@@ -1,5 +1,6 @@
 //! One question to the registry: authorised, led through redirects, judged and read.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -18,7 +19,7 @@ use super::ledger::retry_after;
 use super::redirect::{Trail, host_of, is_redirect};
 use super::retry::retried;
 use super::transport::{Arrived, Deadline, Outgoing, Transport};
-use super::{Inner, Kind, Phase, UpstreamError};
+use super::{Inner, Kind, Phase, Place, UpstreamError};
 use crate::oci::name::RepositoryName;
 use crate::oci::scope::Scope;
 use crate::sys::clock;
@@ -246,8 +247,10 @@ impl Inner {
         deadline: &Deadline,
     ) -> Result<Answered<T::Body>, Failure> {
         let access = auth.access(&question.scope, deadline).await;
-        let access = access.map_err(Failure::settled)?;
-        let answered = self.follow(transport, question, &access, deadline).await?;
+        let access = access.map_err(|error| self.no_token(auth, error))?;
+        let answered = self
+            .follow(transport, question, (auth, &access), deadline)
+            .await?;
         if !answered.is_unauthorized() {
             auth.accepted(&access);
             return Ok(answered);
@@ -256,13 +259,16 @@ impl Inner {
         let better = auth
             .respond(&refusal, &access, &question.scope, deadline)
             .await;
-        let Some(access) = better.map_err(Failure::settled)? else {
+        let better = better.map_err(|error| self.no_token(auth, error))?;
+        let Some(access) = better else {
             return Err(Failure::settled(UpstreamError::Denied {
                 host: refusal.host(),
                 status: refusal.status.as_u16(),
             }));
         };
-        let answered = self.follow(transport, question, &access, deadline).await?;
+        let answered = self
+            .follow(transport, question, (auth, &access), deadline)
+            .await?;
         match &access {
             Access::Basic(user) if answered.is_unauthorized() => {
                 let host = answered.arrived.discard().await.host();
@@ -274,13 +280,28 @@ impl Inner {
         Ok(answered)
     }
 
+    /// Whether a limit is kept here. A mirror that limits the rate is left alone by who asks it.
+    fn governs(&self, at_home: bool) -> bool {
+        at_home && matches!(self.place, Place::Home(_))
+    }
+
+    /// No token is to be had for a question.
+    fn no_token(&self, auth: &Auth, error: UpstreamError) -> Failure {
+        if let UpstreamError::RateLimited { retry_after, .. } = &error {
+            let governor = self.governors.of(auth.username());
+            governor.enter_token(*retry_after, self.clock.wall());
+        }
+        Failure::settled(error)
+    }
+
     async fn follow<T: Transport>(
         &self,
         transport: &T,
         question: &Question,
-        access: &Access,
+        (auth, access): (&Auth, &Access),
         deadline: &Deadline,
     ) -> Result<Answered<T::Body>, Failure> {
+        let governor = self.governors.of(auth.username());
         let mut trail = Trail::from(question.url.clone());
         let mut url = question.url.clone();
         let mut kind = question.kind;
@@ -291,12 +312,15 @@ impl Inner {
                 method: question.method.clone(),
                 url,
                 headers: question.headers(at_home.then_some(access)),
+                governor: self.governs(at_home).then(|| Arc::clone(&governor)),
             };
             let sent = transport.send(request, deadline).await;
             let arrived = sent.map_err(|error| Failure::at(error, at_home))?;
             if at_home {
                 let now = self.clock.wall();
-                self.ledger.enter(arrived.status, &arrived.headers, now);
+                if self.governs(at_home) {
+                    governor.enter(kind, arrived.status, &arrived.headers, now);
+                }
                 if !arrived.status.is_server_error() {
                     self.door.answered(deadline.errand());
                 }
@@ -312,7 +336,7 @@ impl Inner {
     }
 
     pub(super) fn deadline(&self) -> Deadline {
-        Deadline::after(self.settings.timeout, std::sync::Arc::clone(&self.clock))
+        Deadline::after(self.settings.timeout, Arc::clone(&self.clock))
     }
 }
 

@@ -47,6 +47,8 @@ pub struct Settings {
     pub max_connections: usize,
     /// Nothing is asked, ever.
     pub offline: bool,
+    /// How many pulls are left to clients: with no more than these there is no background work.
+    pub rate_reserve: u64,
 }
 
 /// A user of an upstream, for all of its repositories or for some.

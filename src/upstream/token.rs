@@ -316,6 +316,7 @@ impl Asker {
             method: Method::GET,
             url: url.clone(),
             headers,
+            governor: None,
         };
         let obtained = self.clock.monotonic();
         let arrived = self.control.send(request, deadline).await?;

@@ -26,6 +26,7 @@ use super::connector::Connector;
 use super::counters::{Kind, Tally};
 use super::door::{Door, Errand};
 use super::failure::broken;
+use super::governor::Governor;
 use super::proxy::{Proxies, Proxy};
 use super::redirect::host_of;
 use super::{BuildError, Phase, UpstreamError};
@@ -114,6 +115,8 @@ pub(super) struct Outgoing {
     pub(super) method: Method,
     pub(super) url: Url,
     pub(super) headers: HeaderMap,
+    /// Who has to agree once more before it is sent.
+    pub(super) governor: Option<Arc<Governor>>,
 }
 
 /// The head of an answer, with its body still to come.
@@ -253,6 +256,7 @@ impl Transport for Control {
             method,
             url,
             headers,
+            governor,
         } = request;
         let host = host_of(&url);
         let errand = deadline.errand();
@@ -263,6 +267,9 @@ impl Transport for Control {
         };
         let slot = slot(slots, deadline, &host).await?;
         self.door.pass(kind, errand, &host)?;
+        if let Some(governor) = governor.filter(|_| errand == Errand::Question) {
+            governor.pass(kind, &host, self.door.now())?;
+        }
         let sent = self
             .client
             .request(method, url.clone())
@@ -363,6 +370,7 @@ impl Transport for Blobs {
             method,
             url,
             headers,
+            governor: _,
         } = request;
         let host = host_of(&url);
         let proxy = self.proxies.of(&url);

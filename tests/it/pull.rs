@@ -75,8 +75,8 @@ async fn what_the_upstream_and_the_downloads_did_is_in_the_metrics() {
     for line in [
         "mirror_upstream_requests_total{upstream=\"docker.io\",kind=\"manifest_get\",code=\"success\"} 2",
         "mirror_upstream_requests_total{upstream=\"docker.io\",kind=\"blob_get\",code=\"redirect\"} 2",
-        "mirror_upstream_ratelimit_limit{upstream=\"docker.io\"} 100",
-        "mirror_upstream_ratelimit_remaining{upstream=\"docker.io\"} 98",
+        "mirror_upstream_ratelimit_limit{upstream=\"docker.io\",credential=\"anonymous\"} 100",
+        "mirror_upstream_ratelimit_remaining{upstream=\"docker.io\",credential=\"anonymous\"} 98",
         "mirror_fetch_ends_total{end=\"complete\"} 2",
         "mirror_cache_requests_total{kind=\"blob\",result=\"miss\"} 2",
     ] {

@@ -8,6 +8,7 @@ mod breaker;
 mod control;
 mod credentials;
 mod docker;
+mod governor;
 mod logins;
 mod mirrors;
 mod offline;
@@ -16,10 +17,12 @@ mod redirects;
 mod tls;
 mod tokens;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mirror::oci::{Digest, Reference, RepositoryName};
+use mirror::registry::{Memo, MemoError, Noted, Topic};
 use mirror::sys::clock::{ManualClock, Timestamp};
 use mirror::sys::secret::Secret;
 use mirror::sys::tasks::Tasks;
@@ -49,6 +52,7 @@ fn settings(hub: &FakeHub) -> Settings {
         retries: 3,
         max_connections: 32,
         offline: false,
+        rate_reserve: 10,
     }
 }
 
@@ -79,7 +83,43 @@ fn upstream(settings: Settings) -> Upstream {
 
 fn upstream_at(settings: Settings, clock: &Arc<ManualClock>) -> Upstream {
     let clock = Arc::<ManualClock>::clone(clock);
-    Upstream::new(settings, clock, Tasks::new()).unwrap()
+    Upstream::new(settings, clock, Tasks::new(), TestMemo::new()).unwrap()
+}
+
+/// Facts that outlive an upstream.
+#[derive(Debug, Default)]
+struct TestMemo(Mutex<HashMap<(Topic, String), Noted>>);
+
+impl TestMemo {
+    fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// The keys that something is noted under.
+    fn keys(&self) -> Vec<String> {
+        let facts = self.0.lock().unwrap();
+        let mut keys: Vec<_> = facts.keys().map(|(_, key)| key.clone()).collect();
+        keys.sort_unstable();
+        keys
+    }
+}
+
+impl Memo for TestMemo {
+    fn recall(&self, topic: Topic, key: &str) -> Result<Option<Noted>, MemoError> {
+        let key = (topic, key.to_owned());
+        Ok(self.0.lock().unwrap().get(&key).cloned())
+    }
+
+    fn remember(&self, topic: Topic, key: &str, noted: &Noted) -> Result<(), MemoError> {
+        let key = (topic, key.to_owned());
+        self.0.lock().unwrap().insert(key, noted.clone());
+        Ok(())
+    }
+
+    fn forget(&self, topic: Topic, key: &str) -> Result<(), MemoError> {
+        self.0.lock().unwrap().remove(&(topic, key.to_owned()));
+        Ok(())
+    }
 }
 
 /// Waits until the upstream is no longer suspended.

@@ -184,6 +184,8 @@ async fn a_rate_limit_without_a_copy_is_503_and_says_when_to_come_back() {
         assert_eq!(answer.header("retry-after"), Some(told));
         tagged.assert_asked([TOKEN, GET]);
         tagged.hub.rate_limited(false, None);
+        let wait = Duration::from_secs(retry_after.unwrap_or_default());
+        tagged.mirror.clock.advance(wait);
         tagged.assert_next_pull([GET]).await;
     }
 }

@@ -373,6 +373,10 @@ async fn a_rate_limit_on_blobs_is_an_error_at_the_start_and_a_pause_in_the_middl
         stage.assert_nothing_kept();
 
         stage.hub.clear_faults();
+        let early = stage.pull().await;
+        assert_error(&early, 503, "TOOMANYREQUESTS", &registry);
+        stage.assert_asked(NOTHING);
+        stage.mirror.clock.advance(Duration::from_secs(7));
         stage.cdn().times(1).fault(Fault::Reset(At::Percent(60)));
         let resumed = stage.registry().ranged(true);
         resumed.times(1).fault(Fault::status(429));

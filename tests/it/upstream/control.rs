@@ -124,7 +124,8 @@ async fn errors_without_end_are_reported() {
 #[tokio::test]
 async fn a_rate_limit_is_reported_and_entered() {
     let (hub, _) = nginx().await;
-    let upstream = upstream(settings(&hub));
+    let clock = clock();
+    let upstream = upstream_at(settings(&hub), &clock);
     get(&upstream).await.unwrap();
     let ledger = upstream.ledger();
     assert_eq!((ledger.limit, ledger.remaining), (Some(100), Some(99)));
@@ -152,6 +153,7 @@ async fn a_rate_limit_is_reported_and_entered() {
     let until = 1_800_000_000_000 + 300_000;
     assert_eq!(ledger.limited_until, Some(Timestamp::from_millis(until)));
 
+    clock.advance(Duration::from_mins(5));
     upstream
         .head_manifest(&name(NGINX), &reference("latest"))
         .await
@@ -212,7 +214,8 @@ async fn a_silent_registry_is_given_up_in_time() {
         timeout: Duration::from_secs(2),
         ..settings(&hub)
     };
-    let upstream = Upstream::new(settings, SystemClock::new(), Tasks::new()).unwrap();
+    let upstream =
+        Upstream::new(settings, SystemClock::new(), Tasks::new(), TestMemo::new()).unwrap();
     hub.on(Origin::Registry).fault(Fault::BlackHole);
     let error = get(&upstream).await.unwrap_err();
     let silent = matches!(&error, UpstreamError::Unreachable { host: named, phase: Phase::FirstByte, .. }

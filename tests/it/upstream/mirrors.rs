@@ -236,6 +236,6 @@ async fn an_address_that_is_none_is_refused_at_the_start() {
         mirrors: vec!["https://mirror.test/?x=y".parse().unwrap()],
         ..settings(&hub)
     };
-    let error = Upstream::new(settings, clock(), Tasks::new()).unwrap_err();
+    let error = Upstream::new(settings, clock(), Tasks::new(), TestMemo::new()).unwrap_err();
     assert!(error.to_string().contains("mirror.test"), "{error}");
 }

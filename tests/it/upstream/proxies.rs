@@ -205,7 +205,7 @@ async fn a_proxy_that_is_none_is_refused_at_the_start() {
         ..settings(&hub)
     };
     assert!(!format!("{settings:?}").contains("hunter2"));
-    let error = Upstream::new(settings, clock(), Tasks::new()).unwrap_err();
+    let error = Upstream::new(settings, clock(), Tasks::new(), TestMemo::new()).unwrap_err();
     assert_eq!(
         error.to_string(),
         "the proxy ALL_PROXY cannot be used: socks5 proxies are not supported, only http and https"

@@ -76,7 +76,7 @@ async fn an_authority_that_is_none_is_refused_at_the_start() {
             ca: vec![odd.into()],
             ..settings(&hub)
         };
-        let error = Upstream::new(settings, clock(), Tasks::new()).unwrap_err();
+        let error = Upstream::new(settings, clock(), Tasks::new(), TestMemo::new()).unwrap_err();
         let message = error.to_string();
         assert!(
             message.starts_with("the certificate authority is unusable: "),
