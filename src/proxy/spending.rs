@@ -5,7 +5,7 @@
 //! Two counts are kept of each upstream, both bounded:
 //! - of the running hour and the six before it, which covers Docker Hub's window: at most [`ROWS`] of client, user and
 //!   repository. A new one takes the place of the one with the fewest pulls, which is counted as `other` from then on.
-//!   This count is written down, and outlives a restart;
+//!   This count is written down, and outlives a restart; but of what is never to be cached nothing is written;
 //! - since the process began, as metrics: the first [`SERIES`] of client and repository, all later ones as `other`.
 
 use std::collections::BTreeMap;
@@ -18,7 +18,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::Inner;
 use crate::oci::{Reference, RepositoryName};
@@ -175,11 +175,11 @@ impl Spending {
         }
     }
 
-    fn note(&self, upstream: &Arc<str>, spender: Spender, repository: &RepositoryName) {
+    fn note(&self, upstream: &Arc<str>, key: Key, is_written: bool) {
         let hour = hour(self.0.clock.wall());
         let mut accounts = self.accounts();
         let account = accounts.entry(Arc::clone(upstream)).or_default();
-        account.note(spender.key(repository), hour);
+        account.note(key, hour, is_written);
     }
 
     fn accounts(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Account>> {
@@ -207,7 +207,13 @@ impl Inner {
         let upstream = &self.parts.upstream;
         let body = upstream.get_manifest(name, reference).await?;
         if !body.from_mirror {
-            self.parts.spending.note(upstream.name(), spender, name);
+            let key = spender.key(name);
+            let tag = match reference {
+                Reference::Tag(tag) => Some(tag),
+                Reference::Digest(_) => None,
+            };
+            let is_written = !self.passes(name, tag);
+            self.parts.spending.note(upstream.name(), key, is_written);
         }
         Ok(body)
     }
@@ -231,22 +237,37 @@ struct Account {
 }
 
 impl Account {
-    fn note(&mut self, key: Key, hour: u64) {
+    fn note(&mut self, key: Key, hour: u64, is_written: bool) {
         let series = (key.client.clone(), key.repository.clone());
         let room = self.series.len() < SERIES || self.series.contains_key(&series);
         let other = || (OTHER.to_owned(), OTHER.to_owned());
         let series = if room { series } else { other() };
         *self.series.entry(series).or_default() += 1;
-        self.window.note(key, hour);
-        self.changed = true;
+        self.window.note(key, hour, is_written);
+        self.changed |= is_written;
     }
 }
 
 /// The hours that count.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Window {
-    rows: Vec<(Key, Hours)>,
+    #[serde(serialize_with = "written")]
+    rows: Vec<Row>,
     other: Hours,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Row {
+    #[serde(flatten)]
+    key: Key,
+    hours: Hours,
+    /// Whether the row is kept in memory only. Two rows may differ in nothing else.
+    #[serde(skip)]
+    is_unwritten: bool,
+}
+
+fn written<S: Serializer>(rows: &[Row], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(rows.iter().filter(|row| !row.is_unwritten))
 }
 
 /// Pulls by the hour in which they were made.
@@ -254,9 +275,11 @@ struct Window {
 struct Hours(BTreeMap<u64, u64>);
 
 impl Window {
-    fn note(&mut self, key: Key, hour: u64) {
-        if let Some((_, hours)) = self.rows.iter_mut().find(|(known, _)| *known == key) {
-            return hours.add(hour, 1);
+    fn note(&mut self, key: Key, hour: u64, is_written: bool) {
+        let is_unwritten = !is_written;
+        let same = |row: &&mut Row| row.key == key && row.is_unwritten == is_unwritten;
+        if let Some(row) = self.rows.iter_mut().find(same) {
+            return row.hours.add(hour, 1);
         }
         self.forget(hour);
         if self.rows.len() >= ROWS {
@@ -264,36 +287,38 @@ impl Window {
         }
         let mut hours = Hours::default();
         hours.add(hour, 1);
-        self.rows.push((key, hours));
+        self.rows.push(Row {
+            key,
+            hours,
+            is_unwritten,
+        });
     }
 
     /// Drops what no longer counts.
     fn forget(&mut self, now: u64) {
-        let hours = self.rows.iter_mut().map(|(_, hours)| hours);
-        hours.for_each(|hours| hours.forget(now));
-        self.rows.retain(|(_, hours)| !hours.0.is_empty());
+        self.rows.iter_mut().for_each(|row| row.hours.forget(now));
+        self.rows.retain(|row| !row.hours.0.is_empty());
         self.other.forget(now);
     }
 
     /// Counts the row with the fewest pulls as `other`; of several the oldest.
     fn dismiss(&mut self, now: u64) {
         let rows = self.rows.iter().enumerate();
-        let fewest = rows.min_by_key(|(_, (_, hours))| hours.sum(now));
+        let fewest = rows.min_by_key(|(_, row)| row.hours.sum(now));
         let Some(place) = fewest.map(|(place, _)| place) else {
             return;
         };
-        let (_, hours) = self.rows.remove(place);
-        for (hour, pulls) in hours.0 {
+        for (hour, pulls) in self.rows.remove(place).hours.0 {
             self.other.add(hour, pulls);
         }
     }
 
     fn spent(&self, now: u64) -> Spent {
-        let row = |(key, hours): &(Key, Hours)| SpentRow {
-            client: key.client.clone(),
-            user: key.user.clone(),
-            repository: key.repository.clone(),
-            pulls: hours.sum(now),
+        let row = |row: &Row| SpentRow {
+            client: row.key.client.clone(),
+            user: row.key.user.clone(),
+            repository: row.key.repository.clone(),
+            pulls: row.hours.sum(now),
         };
         let mut rows: Vec<SpentRow> = self.rows.iter().map(row).collect();
         rows.retain(|row| row.pulls > 0);
@@ -386,15 +411,15 @@ mod tests {
     #[test]
     fn an_hour_counts_until_six_more_have_passed() {
         let mut window = Window::default();
-        window.note(key("a"), 100);
-        window.note(key("a"), 101);
+        window.note(key("a"), 100, true);
+        window.note(key("a"), 101, true);
         assert_eq!(pulls(&window, 106), [("a".to_owned(), 2)]);
         assert_eq!(pulls(&window, 107), [("a".to_owned(), 1)]);
         assert_eq!(pulls(&window, 108), []);
         window.forget(108);
         assert_eq!(window, Window::default());
         // The clock was set back.
-        window.note(key("a"), 100);
+        window.note(key("a"), 100, true);
         assert_eq!(pulls(&window, 99), []);
     }
 
@@ -402,14 +427,14 @@ mod tests {
     fn beyond_the_limit_the_fewest_pulls_are_summed_up() {
         let mut window = Window::default();
         for number in 0..ROWS {
-            window.note(key(&number.to_string()), 1);
-            window.note(key(&number.to_string()), 1);
+            window.note(key(&number.to_string()), 1, true);
+            window.note(key(&number.to_string()), 1, true);
         }
-        window.note(key("once"), 1);
+        window.note(key("once"), 1, true);
         assert_eq!((window.rows.len(), window.spent(1).other), (ROWS, 2));
         // Not one of those that pulled twice.
         for _ in 0..3 {
-            window.note(key("late"), 1);
+            window.note(key("late"), 1, true);
         }
         let spent = window.spent(1);
         assert_eq!((window.rows.len(), spent.other), (ROWS, 3));
@@ -422,9 +447,9 @@ mod tests {
     fn metrics_have_a_series_for_the_first_ones() {
         let mut account = Account::default();
         for number in 0..SERIES + 5 {
-            account.note(key(&number.to_string()), 1);
+            account.note(key(&number.to_string()), 1, true);
         }
-        account.note(key("7"), 1);
+        account.note(key("7"), 1, true);
         assert_eq!(account.series.len(), SERIES + 1);
         let series = |client: &str, repository: &str| {
             account.series[&(client.to_owned(), repository.to_owned())]
@@ -441,9 +466,9 @@ mod tests {
         let (first, hub) = (spending(), Arc::from("docker.io"));
         let nginx = "library/nginx".parse().unwrap();
         let address = "192.0.2.7".parse().ok();
-        first.note(&hub, Spender::Client(address), &nginx);
-        first.note(&hub, Spender::Client(None), &nginx);
-        first.note(&hub, Spender::Background, &nginx);
+        first.note(&hub, Spender::Client(address).key(&nginx), true);
+        first.note(&hub, Spender::Client(None).key(&nginx), true);
+        first.note(&hub, Spender::Background.key(&nginx), true);
         first.write().unwrap();
 
         let second = spending();
@@ -462,6 +487,19 @@ mod tests {
         ];
         assert_eq!(clients, expected);
         assert_eq!(spent, first.spent("docker.io"));
+        // What is not to be written is counted all the same.
+        first.note(
+            &hub,
+            Spender::Background.key(&"me/secret".parse().unwrap()),
+            false,
+        );
+        first.write().unwrap();
+        first.note(&hub, Spender::Background.key(&nginx), true);
+        first.write().unwrap();
+        assert_eq!(first.spent("docker.io").rows.len(), 4);
+        let noted = memo.recall(Topic::Spending, "docker.io").unwrap().unwrap();
+        assert!(noted.value.contains("library/nginx"));
+        assert!(!noted.value.contains("secret"));
         assert_eq!(second.spent("ghcr.io").rows, []);
         clock.advance(HOUR * 7);
         assert_eq!(second.spent("docker.io").rows, []);

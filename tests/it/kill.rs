@@ -62,7 +62,8 @@ const LONGEST_ROUND: Duration = Duration::from_secs(2);
 const PROMPT: Duration = Duration::from_millis(200);
 
 /// What the directory may hold beside `blobs/` and `spool/`.
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
+    "admin.sock",
     "format",
     "index.sqlite3",
     "index.sqlite3-shm",
