@@ -48,7 +48,18 @@ struct Member {
     /// The second is the limit of the memory that it shares.
     cached_by: (proxy::Settings, ByteSize),
     proxy: Arc<Proxy>,
+    background: Arc<Background>,
+    refusals_since: Timestamp,
     rules: Rules,
+}
+
+/// What a proxy does without being asked; ends with the last configuration that has that proxy.
+struct Background(Tasks);
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        self.0.close();
+    }
 }
 
 impl Upstreams {
@@ -104,20 +115,6 @@ fn configured(settings: &Settings) -> BTreeMap<String, UpstreamSettings> {
 }
 
 impl Ground {
-    fn parts(&self, upstream: Upstream, memory: Memory, refusals_since: Timestamp) -> proxy::Parts {
-        proxy::Parts {
-            refusals_since,
-            upstream,
-            memory,
-            spending: self.spending.clone(),
-            index: Arc::clone(&self.index),
-            blobs: self.blobs.clone(),
-            fetch: self.fetch.clone(),
-            clock: Arc::clone(&self.clock),
-            tasks: self.tasks.clone(),
-        }
-    }
-
     fn member(
         &self,
         name: &str,
@@ -131,8 +128,10 @@ impl Ground {
         let cached_by = proxy_settings(settings, upstream);
         let kept = former.filter(|former| former.asked_by == asked_by);
         let refusals_since = match (former, kept) {
-            (Some(_), None) => self.clock.wall(),
-            _ => Timestamp::default(),
+            (_, Some(kept)) => kept.refusals_since,
+            // What was refused to nobody in particular is refused to nobody still.
+            (None, None) if !asked_by.has_logins() => Timestamp::default(),
+            _ => self.clock.wall(),
         };
         let client = match kept {
             Some(former) => former.client.clone(),
@@ -140,23 +139,46 @@ impl Ground {
         };
         let cached_by = (cached_by, settings.cache.memory);
         let kept = kept.filter(|former| former.cached_by == cached_by);
-        let proxy = kept.map_or_else(
-            || {
-                let parts = self.parts(client.clone(), memory.clone(), refusals_since);
-                Arc::new(Proxy::new(parts, cached_by.0.clone()))
-            },
-            |former| Arc::clone(&former.proxy),
+        let (proxy, background) = kept.map_or_else(
+            || self.proxy(&client, memory, &cached_by.0, refusals_since),
+            |former| (Arc::clone(&former.proxy), Arc::clone(&former.background)),
         );
         Ok(Member {
             asked_by,
             client,
             cached_by,
             proxy,
+            background,
+            refusals_since,
             rules: Rules {
                 allow: upstream.allow.clone(),
                 deny: upstream.deny.clone(),
             },
         })
+    }
+
+    fn proxy(
+        &self,
+        client: &Upstream,
+        memory: &Memory,
+        settings: &proxy::Settings,
+        refusals_since: Timestamp,
+    ) -> (Arc<Proxy>, Arc<Background>) {
+        let background = Background(self.tasks.branch());
+        let parts = proxy::Parts {
+            refusals_since,
+            background: background.0.clone(),
+            upstream: client.clone(),
+            memory: memory.clone(),
+            spending: self.spending.clone(),
+            index: Arc::clone(&self.index),
+            blobs: self.blobs.clone(),
+            fetch: self.fetch.clone(),
+            clock: Arc::clone(&self.clock),
+            tasks: self.tasks.clone(),
+        };
+        let proxy = Proxy::new(parts, settings.clone());
+        (Arc::new(proxy), Arc::new(background))
     }
 
     fn authorities(&self, settings: &UpstreamSettings) -> Result<Option<Vec<u8>>, AppError> {
@@ -202,7 +224,7 @@ fn upstream_settings(
         retries: upstream.retries,
         max_connections: usize::try_from(upstream.max_connections).unwrap_or(usize::MAX),
         offline: settings.server.offline,
-        rate_reserve: 10,
+        rate_reserve: upstream.rate_reserve,
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::negative::Verdict;
+use super::recheck::Trouble;
 use crate::blobs::BlobsError;
 use crate::fetch::FetchError;
 use crate::index::IndexError;
@@ -99,6 +100,20 @@ impl Failure {
     pub(super) fn says_something_of_the_upstream(&self) -> bool {
         let is_ours = matches!(self, Self::Local(_) | Self::Busy | Self::Remembered);
         !is_ours && !self.is_absence() && !self.is_offline()
+    }
+
+    /// What is wrong with a tag whose new manifest could not be had.
+    pub(super) fn trouble(&self) -> Trouble {
+        let Self::Upstream(error) = self else {
+            return Trouble::Content;
+        };
+        match **error {
+            UpstreamError::RateLimited { .. }
+            | UpstreamError::Unreachable { .. }
+            | UpstreamError::Status { .. }
+            | UpstreamError::Suspended { .. } => Trouble::Upstream,
+            _ => Trouble::Content,
+        }
     }
 
     /// The reason for serving a stale copy instead.

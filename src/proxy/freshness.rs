@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Inner;
-use crate::oci::{Tag, TagPattern};
+use crate::oci::{RepositoryName, Tag, TagPattern};
 
 /// How long tags and lists are served, by what the upstream says.
 ///
@@ -49,14 +49,30 @@ impl Freshness {
 }
 
 impl Inner {
-    /// How long a tag is fresh.
+    /// How long a tag is fresh, with pulls to spare.
     pub(super) fn tag_ttl(&self, tag: &Tag) -> Duration {
         self.settings.freshness.ttl(tag)
     }
 
-    /// How long a list is fresh.
+    /// How long a list is fresh, with pulls to spare.
     pub(super) const fn list_ttl(&self) -> Duration {
         self.settings.freshness.tag_ttl
+    }
+
+    /// Whether a tag of this age is served without asking.
+    pub(super) fn is_fresh(&self, age: Option<Duration>, name: &RepositoryName, tag: &Tag) -> bool {
+        age.is_some_and(|age| self.is_within(age, self.tag_ttl(tag), name))
+    }
+
+    /// Whether a list of this age is.
+    pub(super) fn is_fresh_list(&self, age: Option<Duration>, name: &RepositoryName) -> bool {
+        age.is_some_and(|age| self.is_within(age, self.list_ttl(), name))
+    }
+
+    /// As the upstream's pulls become few everything is fresh for longer.
+    fn is_within(&self, age: Duration, ttl: Duration, name: &RepositoryName) -> bool {
+        // The ledger is looked at by those alone for whom it may matter: a warm pull takes no lock.
+        age < ttl || age < ttl.saturating_mul(self.parts.upstream.stretch(name))
     }
 }
 

@@ -102,7 +102,7 @@ impl Inner {
             .as_ref()
             .and_then(|held| self.parts.clock.wall().since(held.fetched));
         match held {
-            Some(held) if age.is_some_and(|age| age < self.list_ttl()) => {
+            Some(held) if self.is_fresh_list(age, name) => {
                 let mut answer = self.answer(held.bytes, Outcome::Hit);
                 answer.age = age;
                 Ok(answer)

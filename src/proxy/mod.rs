@@ -90,6 +90,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// Owns what goes on after a client has left.
     pub tasks: Tasks,
+    /// Owns what nobody waits for. Ends when another proxy takes the place of this one.
+    pub background: Tasks,
     /// Since when a refusal of the upstream counts: one of before was of other credentials.
     pub refusals_since: Timestamp,
 }

@@ -137,7 +137,8 @@ impl Inner {
         let mut ended = Vec::new();
         for subject in subjects {
             let key = (name.clone(), subject);
-            if self.negatives.0.get(&key).flatten().is_some() {
+            // What was never looked up may be on the disk.
+            if self.negatives.0.get(&key) != Some(None) {
                 ended.push(self.negative_key(&key));
                 self.negatives.0.insert(key, None);
             }

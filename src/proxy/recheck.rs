@@ -202,8 +202,8 @@ impl Inner {
             return;
         }
         let inner = Arc::clone(self);
-        self.parts.tasks.spawn("recheck", async move {
-            let closing = inner.parts.tasks.closing();
+        self.parts.background.spawn("recheck", async move {
+            let closing = inner.parts.background.closing();
             tasks::until(closing, inner.check_once(&key)).await;
         });
     }
@@ -216,8 +216,8 @@ impl Inner {
             return true;
         }
         let (inner, mark) = (Arc::clone(self), Arc::clone(mark));
-        self.parts.tasks.spawn("tend", async move {
-            let closing = inner.parts.tasks.closing();
+        self.parts.background.spawn("tend", async move {
+            let closing = inner.parts.background.closing();
             tasks::until(closing, inner.tend(key, mark, place)).await;
         });
         true

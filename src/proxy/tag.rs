@@ -49,7 +49,7 @@ impl Inner {
         let wanted = Wanted::Manifest(name, &reference);
         let held = self.held_tag(name, tag).await;
         if let Some(held) = &held
-            && self.is_fresh(held.age, tag)
+            && self.is_fresh(held.age, name, tag)
         {
             let mut answer = self.answer(held.manifest.clone(), Outcome::Hit);
             answer.age = held.age;
@@ -74,10 +74,6 @@ impl Inner {
         self.revalidated(name, tag, held, spender)
             .await
             .map_err(|failure| failure.registry_error(wanted))
-    }
-
-    fn is_fresh(&self, age: Option<Duration>, tag: &Tag) -> bool {
-        age.is_some_and(|age| age < self.tag_ttl(tag))
     }
 
     async fn held_tag(&self, name: &RepositoryName, tag: &Tag) -> Option<HeldTag> {
@@ -267,7 +263,7 @@ impl Inner {
         patience: Option<Duration>,
     ) -> Result<Resolved, Failure> {
         // Confirmed between the look into the cache and the start of this task.
-        if let Some(confirmed) = self.confirmed(tag, known).await {
+        if let Some(confirmed) = self.confirmed(name, tag, known).await {
             return Ok(confirmed);
         }
         let told = match self.head(name, tag, patience).await {
@@ -281,7 +277,7 @@ impl Inner {
         // Another question was asked later, and answered sooner.
         if let Some(newer) = self.tag_record(name, tag).await
             && newer != known
-            && let Some(confirmed) = self.confirmed(tag, newer).await
+            && let Some(confirmed) = self.confirmed(name, tag, newer).await
         {
             return Ok(confirmed);
         }
@@ -296,16 +292,21 @@ impl Inner {
             None => self.get(name, tag, Some(known), spender).await,
         };
         if let Err(failure) = &followed {
-            self.note_trouble(name, tag, known, failure, Trouble::Content)
+            self.note_trouble(name, tag, known, failure, failure.trouble())
                 .await;
         }
         followed
     }
 
     /// The tag as it was confirmed a moment ago, if it was.
-    async fn confirmed(&self, tag: &Tag, known: TagRecord) -> Option<Resolved> {
+    async fn confirmed(
+        &self,
+        name: &RepositoryName,
+        tag: &Tag,
+        known: TagRecord,
+    ) -> Option<Resolved> {
         let age = self.parts.clock.wall().since(known.checked);
-        if !self.is_fresh(age, tag) {
+        if !self.is_fresh(age, name, tag) {
             return None;
         }
         Some(Resolved {
@@ -345,6 +346,10 @@ impl Inner {
             self.admit(name, digest, Some(manifest.bytes.len() as u64))
                 .await;
             (manifest, Outcome::Revalidated)
+        } else if spender == Spender::Background && !self.parts.upstream.affords_background() {
+            // The pulls that are left are for clients: the next one asks, and gets it.
+            self.end_trouble(name, tag);
+            return Err(Failure::Busy);
         } else {
             let (manifest, _) = self.fetch_manifest(name, digest, spender).await?;
             let reason = if digest == known.digest {

@@ -221,7 +221,7 @@ impl Inner {
             Probe::Manifest(Reference::Tag(tag)) => {
                 let record = self.tag_record(name, tag).await;
                 let age = record.and_then(|record| self.parts.clock.wall().since(record.checked));
-                age.is_none_or(|age| age >= self.tag_ttl(tag))
+                !self.is_fresh(age, name, tag)
             }
             Probe::Manifest(Reference::Digest(_)) | Probe::Blob(_) => false,
             Probe::Tags | Probe::Referrers(_) => true,

@@ -28,6 +28,15 @@ impl Tasks {
         }
     }
 
+    /// Tasks that are counted and drained with these, and can be told to end before them.
+    #[must_use]
+    pub fn branch(&self) -> Self {
+        Self {
+            tracker: self.tracker.clone(),
+            closing: self.closing.child_token(),
+        }
+    }
+
     /// Starts `work` as a task of this set. Dropping the handle does not end it.
     #[expect(clippy::disallowed_methods, reason = "the one place that spawns")]
     pub fn spawn<F>(&self, name: &'static str, work: F) -> JoinHandle<F::Output>
@@ -51,7 +60,7 @@ impl Tasks {
         self.closing.is_cancelled()
     }
 
-    /// Tells every task that the process is closing.
+    /// Tells every task, those of branches too, that it is to end.
     pub fn close(&self) {
         self.closing.cancel();
     }
@@ -126,6 +135,18 @@ mod tests {
         let closing = tasks.closing();
         tasks.spawn("patient", closing);
         assert_eq!(tasks.running(), 1);
+        assert_eq!(tasks.drain(Duration::from_secs(10)).await, 0);
+    }
+
+    #[tokio::test]
+    async fn a_branch_ends_before_its_tree_and_with_it() {
+        let tasks = Tasks::new();
+        let (first, second) = (tasks.branch(), tasks.branch());
+        let ended = first.spawn("first", first.closing());
+        second.spawn("second", second.closing());
+        first.close();
+        ended.await.unwrap();
+        assert!(!tasks.is_closing() && !second.is_closing());
         assert_eq!(tasks.drain(Duration::from_secs(10)).await, 0);
     }
 

@@ -451,10 +451,11 @@ impl State {
     }
 }
 
-/// By how much freshness is stretched where so much is left; 1 where nothing is known.
+/// By how much freshness is stretched where so much is left; 1 where nothing is known. While a limit is in force a
+/// check costs nothing, and whoever is served the copy is told that it is stale.
 pub(super) fn stretch(ledger: &Ledger, limited: bool) -> u32 {
     match (ledger.limit, ledger.remaining) {
-        _ if limited => 16,
+        _ if limited => 1,
         (_, Some(0)) => 16,
         (Some(limit), Some(left)) => match () {
             () if left.saturating_mul(2) >= limit => 1,
@@ -627,6 +628,11 @@ mod tests {
         }
         assert_eq!(of(None, None), 1);
         assert_eq!(of(None, Some(1)), 1);
-        assert_eq!(stretch(&Ledger::default(), true), 16);
+        assert_eq!(stretch(&Ledger::default(), true), 1);
+        let none = Ledger {
+            remaining: Some(0),
+            ..Ledger::default()
+        };
+        assert_eq!((stretch(&none, false), stretch(&none, true)), (16, 1));
     }
 }

@@ -442,7 +442,8 @@ impl Upstream {
     }
 
     /// By how much the freshness of `name` is to be stretched, since its pulls become few: 1 with half of them left,
-    /// or when nothing is known, 2 below half, 4 below a quarter, 8 below a tenth, 16 with none.
+    /// or when nothing is known, 2 below half, 4 below a quarter, 8 below a tenth, 16 with none; 1 while a limit is in
+    /// force.
     pub fn stretch(&self, name: &RepositoryName) -> u32 {
         let governor = self.0.governor(name.as_str());
         let ledger = governor.ledger(self.0.clock.wall());

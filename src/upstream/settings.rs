@@ -98,6 +98,11 @@ pub enum BuildError {
 }
 
 impl Settings {
+    /// Whether anything is asked with an account.
+    pub fn has_logins(&self) -> bool {
+        !self.logins.is_empty() || self.docker_config.is_some()
+    }
+
     /// What a mirror of several registries knows this one by: the host that images are named by.
     pub(super) fn namespace(&self) -> String {
         let host = self.url.authority().map(ToString::to_string);

@@ -69,7 +69,7 @@ fn of(lines: &[String], method: &str) -> usize {
     lines.iter().filter(is_manifest).count()
 }
 
-async fn assert_ten_pulls_are_enough(latency: Option<Duration>) {
+async fn assert_ten_pulls_are_enough(latency: Option<Duration>, period: Duration) {
     let hub = FakeHub::start().await;
     let images: Vec<_> = (0..)
         .zip(TAGS)
@@ -89,16 +89,16 @@ async fn assert_ten_pulls_are_enough(latency: Option<Duration>) {
         }
     }
     let mut gets = 0;
-    for period in 1..=PERIODS {
+    for number in 1..=PERIODS {
         pull_all(&mirror, &images).await;
         let lines = hub.take_summary();
-        println!("period {period}, latency {latency:?}:");
+        println!("period {number} of {period:?}, latency {latency:?}:");
         for (line, count) in counted(lines.clone()) {
             println!("  {count} x {line}");
         }
         gets += of(&lines, "GET");
         assert!(of(&lines, "HEAD") <= TAGS.len(), "{lines:#?}");
-        mirror.clock.advance(Duration::from_secs(61));
+        mirror.clock.advance(period);
     }
     assert_eq!(gets, 10);
     // There is none left, not even to ask, and every pull still succeeds.
@@ -108,12 +108,64 @@ async fn assert_ten_pulls_are_enough(latency: Option<Duration>) {
     assert_eq!(of(&hub.take_summary(), "GET"), 0);
 }
 
+/// How long a tag is fresh.
+const TTL: Duration = Duration::from_secs(61);
+
+/// How long a tag is fresh with no pull left.
+const STRETCHED: Duration = Duration::from_secs(16 * 60 + 1);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_hundred_clients_of_five_tags_cost_ten_pulls() {
-    assert_ten_pulls_are_enough(None).await;
+    for period in [TTL, STRETCHED] {
+        assert_ten_pulls_are_enough(None, period).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_hundred_clients_of_five_tags_cost_ten_pulls_of_a_slow_upstream() {
-    assert_ten_pulls_are_enough(Some(Duration::from_millis(800))).await;
+    for period in [TTL, STRETCHED] {
+        assert_ten_pulls_are_enough(Some(Duration::from_millis(800)), period).await;
+    }
+}
+
+#[tokio::test]
+async fn tags_are_fresh_for_longer_as_pulls_become_few() {
+    let hub = FakeHub::start().await;
+    hub.set_rate_limit(Some(20));
+    let mirror = TestMirror::start(&hub).await;
+    for (spent, factor) in [
+        (10, 1),
+        (11, 2),
+        (15, 2),
+        (16, 4),
+        (18, 4),
+        (19, 8),
+        (20, 16),
+    ] {
+        let pulled = 20 - left(&mirror).await.unwrap_or(20);
+        for number in pulled..spent {
+            let tag = format!("v{number}");
+            hub.push_image(APP, &tag, ImageSpec::layers(1).seed(number));
+            assert_eq!(mirror.manifest(APP, &tag).await.status, 200);
+        }
+        // The tag is confirmed, and then asked for again within and after its time.
+        mirror.clock.advance(TTL * 20);
+        assert_eq!(mirror.manifest(APP, "v0").await.status, 200);
+        hub.take_summary();
+        mirror.clock.advance(Duration::from_secs(60 * factor - 1));
+        assert_eq!(mirror.manifest(APP, "v0").await.status, 200);
+        assert_eq!(hub.take_summary(), [""; 0], "{spent} of 20 spent");
+        mirror.clock.advance(Duration::from_secs(1));
+        assert_eq!(mirror.manifest(APP, "v0").await.status, 200);
+        let asked = "registry HEAD library/app/manifests/v0".to_owned();
+        assert!(hub.take_summary().contains(&asked), "{spent} of 20 spent");
+    }
+}
+
+/// The pulls that are left, as the metrics have it.
+async fn left(mirror: &TestMirror) -> Option<u64> {
+    let page = String::from_utf8(mirror.get("/metrics").await.body).ok()?;
+    let mut lines = page.lines();
+    let line = lines.find(|line| line.starts_with("mirror_upstream_ratelimit_remaining{"))?;
+    line.rsplit(' ').next()?.parse().ok()
 }

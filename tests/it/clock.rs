@@ -140,3 +140,37 @@ async fn a_clock_that_is_set_meanwhile_changes_nothing() {
         assert_eq!(hub.take_summary(), [TOKEN, HEAD], "{set:?}");
     }
 }
+
+/// The pulls that are left, as the metrics have it.
+async fn left(mirror: &TestMirror) -> Option<u64> {
+    let page = String::from_utf8(mirror.get("/metrics").await.body).unwrap();
+    let mut lines = page.lines();
+    let line = lines.find(|line| line.starts_with("mirror_upstream_ratelimit_remaining{"))?;
+    line.rsplit(' ').next()?.parse().ok()
+}
+
+#[tokio::test]
+async fn a_budget_and_a_limit_are_what_they_were() {
+    for set in Set::BOTH {
+        let hub = FakeHub::start().await;
+        let mirror = holding(&hub, Duration::ZERO).await;
+        let budget = left(&mirror).await;
+        assert_eq!(budget, Some(99), "{set:?}");
+        hub.push_image(NGINX, "other", ImageSpec::layers(1).seed(2));
+        hub.rate_limited(true, Some(SECOND * 600));
+        assert_eq!(mirror.manifest(NGINX, "other").await.status, 503);
+        hub.rate_limited(false, None);
+        mirror.clock.advance(SECOND * 300);
+        hub.take_requests();
+
+        let mirror = set.and_restart(mirror).await;
+        let refused = mirror.manifest(NGINX, "other").await;
+        assert_eq!(refused.status, 503, "{set:?}");
+        assert_eq!(refused.header("retry-after"), Some("300"), "{set:?}");
+        assert_eq!(hub.take_summary(), [""; 0], "{set:?}");
+        assert_eq!(left(&mirror).await, Some(0), "{set:?}");
+        // And not for a year.
+        mirror.clock.advance(SECOND * 301);
+        assert_eq!(mirror.manifest(NGINX, "other").await.status, 200, "{set:?}");
+    }
+}

@@ -381,6 +381,27 @@ async fn a_copy_goes_thirty_days_after_its_last_confirmation() {
 }
 
 #[tokio::test]
+async fn a_moved_tag_whose_manifest_cannot_be_fetched_is_fetched_soon() {
+    for fault in [Fault::status(503), Fault::status(429)] {
+        let day = |settings: &mut Settings| settings.cache.tag_ttl = DAY;
+        let stage = Stage::of(FakeHub::start().await, day).await;
+        stage.mirror.clock.advance(DAY);
+        let moved = ImageSpec::layers(1).seed(2);
+        let moved = stage.hub.push_image(NGINX, "latest", moved);
+        stage.hub.take_requests();
+        let registry = stage.hub.on(Origin::Registry).manifests();
+        registry.method("GET").fault(fault.clone());
+        assert!(
+            outcome(&stage.tag().await).starts_with("stale;"),
+            "{fault:?}"
+        );
+        stage.hub.clear_faults();
+        stage.assert_fresh_soon().await;
+        assert_served(&stage.tag().await, &moved.bytes);
+    }
+}
+
+#[tokio::test]
 async fn an_answer_that_comes_late_moves_the_tag() {
     let wait = Duration::from_millis(300);
     let hub = FakeHub::start().await;

@@ -10,6 +10,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use rustix::process::Signal;
 use tokio::task::JoinHandle;
@@ -178,6 +179,21 @@ async fn a_bad_configuration_and_then_a_good_one_fail_no_request() {
     let answer = transfer.await.unwrap();
     assert_eq!((answer.status, answer.end), (200, End::Complete));
     assert!(answer.body == bytes, "wrong bytes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_asks_by_itself_ends_with_its_configuration() {
+    let stage = Stage::start("retries = 0\n[cache]\ntag_ttl = \"0s\"").await;
+    assert_eq!(stage.mirror.get(PATH).await.status, 200);
+    stage.hub.stop().await;
+    // From now on the tag is asked for in the background, and the upstream is probed.
+    assert_eq!(stage.mirror.get(PATH).await.status, 200);
+    stage.reload("[server]\noffline = true").await;
+    stage.hub.restart().await;
+    stage.hub.take_requests();
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_eq!(stage.mirror.get(PATH).await.status, 200);
+    assert_eq!(stage.hub.take_summary(), [""; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

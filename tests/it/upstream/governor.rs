@@ -206,7 +206,7 @@ async fn a_limit_and_a_budget_outlive_a_restart_and_no_clock_that_was_set() {
     stage.clock.advance(Duration::from_mins(1));
     let client = stage.client();
     assert_eq!(client.ledger().remaining, Some(0));
-    assert_eq!(client.stretch(&name(NGINX)), 16);
+    assert_eq!(client.stretch(&name(NGINX)), 1);
     assert!(!client.affords_background());
     assert_limited(&get(&client).await, Some(540));
     stage.assert_asked([]);
