@@ -523,6 +523,7 @@ fn the_readme_lists_the_outcomes() {
         Outcome::Miss(MissReason::Absent),
         Outcome::Bypass(BypassReason::NeverCache),
         Outcome::Stale(StaleReason::Timeout),
+        Outcome::Negative,
         Outcome::Error(ErrorReason::NotFound),
     ];
     assert_eq!(listed, outcomes.map(Outcome::label));
