@@ -67,7 +67,7 @@ impl Inner {
     }
 
     /// The blob from the cache, or the reason why it is not there.
-    async fn held_blob(
+    pub(super) async fn held_blob(
         self: &Arc<Self>,
         name: &RepositoryName,
         digest: Digest,

@@ -27,7 +27,7 @@ const TAGS_LIMIT: usize = 200_000;
 /// The most pages that are asked for, should an upstream send short ones.
 const PAGES_LIMIT: usize = 2_000;
 
-const TAGS_KEY: &str = "tags";
+pub(super) const TAGS_KEY: &str = "tags";
 
 /// A list as the upstream gave it.
 pub(super) type FetchedList = ListRecord;
@@ -47,12 +47,7 @@ impl Inner {
             .list(name, TAGS_KEY.to_owned(), question)
             .await
             .map_err(failed)?;
-        let tags: Vec<String> = serde_json::from_slice(&list.value).map_err(|error| {
-            failed(Failure::Local(
-                format!("a kept list of tags is broken: {error}").into(),
-            ))
-        })?;
-        Ok(list.map(|_| slice(tags, page)))
+        page_of(list, page, name)
     }
 
     pub(super) async fn referrers(
@@ -68,20 +63,10 @@ impl Inner {
             || async move { inner.ask_referrers(&name, digest, spender).await }
         };
         let list = self
-            .list(name, format!("referrers/{digest}"), question)
+            .list(name, referrers_key(digest), question)
             .await
             .map_err(failed)?;
-        let Some(wanted) = artifact_type else {
-            return Ok(list.map(|bytes| ReferrersContent {
-                bytes,
-                filtered: false,
-            }));
-        };
-        let filtered = filter(&list.value, wanted).map_err(failed)?;
-        Ok(list.map(|_| ReferrersContent {
-            bytes: filtered,
-            filtered: true,
-        }))
+        referrers_of(list, artifact_type, name)
     }
 
     /// The list under `key`: fresh, asked for anew, or stale when the upstream fails.
@@ -143,6 +128,27 @@ impl Inner {
             "this list of {name} is served from the cache: {failure}"
         ));
         answer
+    }
+
+    /// The list as it is held, if that may be served when `why` is the reason for not asking for it.
+    pub(super) async fn list_as_held(
+        &self,
+        name: &RepositoryName,
+        key: &str,
+        why: Failure,
+    ) -> Option<Answer<Bytes>> {
+        if self.passes(name, None) {
+            return None;
+        }
+        let ListRecord { bytes, fetched } = self.held_list(name, key).await?;
+        let age = self.parts.clock.wall().since(fetched);
+        if self.is_fresh_list(age, name) {
+            let mut answer = self.answer(bytes, Outcome::Hit);
+            answer.age = age;
+            return Some(answer);
+        }
+        let outlasts = self.settings.freshness.outlasts_failure(age);
+        outlasts.then(|| self.stale_list(name, bytes, age, &why))
     }
 
     async fn held_list(&self, name: &RepositoryName, key: &str) -> Option<ListRecord> {
@@ -280,6 +286,44 @@ impl<T> Answer<T> {
             warning,
         }
     }
+}
+
+/// What the list of a manifest's referrers is kept under.
+pub(super) fn referrers_key(digest: Digest) -> String {
+    format!("referrers/{digest}")
+}
+
+/// The page of a kept list of tags.
+pub(super) fn page_of(
+    list: Answer<Bytes>,
+    page: &PageRequest,
+    name: &RepositoryName,
+) -> Result<Answer<TagPage>, RegistryError> {
+    let tags: Vec<String> = serde_json::from_slice(&list.value).map_err(|error| {
+        let failure = Failure::Local(format!("a kept list of tags is broken: {error}").into());
+        failure.registry_error(Wanted::List(name))
+    })?;
+    Ok(list.map(|_| slice(tags, page)))
+}
+
+/// Of a kept list of referrers those of one artifact type, or all.
+pub(super) fn referrers_of(
+    list: Answer<Bytes>,
+    artifact_type: Option<&str>,
+    name: &RepositoryName,
+) -> Result<Answer<ReferrersContent>, RegistryError> {
+    let failed = |failure: Failure| failure.registry_error(Wanted::List(name));
+    let Some(wanted) = artifact_type else {
+        return Ok(list.map(|bytes| ReferrersContent {
+            bytes,
+            filtered: false,
+        }));
+    };
+    let filtered = filter(&list.value, wanted).map_err(failed)?;
+    Ok(list.map(|_| ReferrersContent {
+        bytes: filtered,
+        filtered: true,
+    }))
 }
 
 /// The page of `tags`, which are in byte order.

@@ -13,6 +13,7 @@ mod around;
 mod blob;
 mod failure;
 mod freshness;
+mod held;
 mod list;
 mod manifest;
 mod memory;
@@ -52,7 +53,7 @@ use negative::Negatives;
 use recheck::Troubles;
 use spending::Spender;
 use tag::Resolved;
-use visibility::{Decisions, Probe, Probed};
+use visibility::{Decisions, Probe, Probed, Work};
 
 /// How the cache behaves towards its upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -192,7 +193,10 @@ impl Registry for Proxy {
         reference: &'a Reference,
     ) -> Reply<'a, ManifestContent> {
         let probe = Probe::Manifest(reference.clone());
-        let work = self.inner.manifest(name, reference, Spender::of(caller));
+        let work = Work {
+            anyhow: self.inner.manifest(name, reference, Spender::of(caller)),
+            held: move |why| self.inner.manifest_as_held(name, reference, why),
+        };
         Box::pin(self.inner.guarded(name, probe, work))
     }
 
@@ -202,7 +206,10 @@ impl Registry for Proxy {
         name: &'a RepositoryName,
         digest: Digest,
     ) -> Reply<'a, BlobFacts> {
-        let work = self.inner.blob_facts(name, digest);
+        let work = Work {
+            anyhow: self.inner.blob_facts(name, digest),
+            held: move |_| self.inner.facts_as_held(name, digest),
+        };
         Box::pin(self.inner.guarded(name, Probe::Blob(digest), work))
     }
 
@@ -213,7 +220,10 @@ impl Registry for Proxy {
         digest: Digest,
         range: Option<ByteRange>,
     ) -> Reply<'a, BlobContent> {
-        let work = self.inner.blob(name, digest, range);
+        let work = Work {
+            anyhow: self.inner.blob(name, digest, range),
+            held: move |_| self.inner.blob_as_held(name, digest, range),
+        };
         Box::pin(self.inner.guarded(name, Probe::Blob(digest), work))
     }
 
@@ -223,7 +233,10 @@ impl Registry for Proxy {
         name: &'a RepositoryName,
         page: &'a PageRequest,
     ) -> Reply<'a, TagPage> {
-        let work = self.inner.tags(name, page);
+        let work = Work {
+            anyhow: self.inner.tags(name, page),
+            held: move |why| self.inner.tags_as_held(name, page, why),
+        };
         Box::pin(self.inner.guarded(name, Probe::Tags, work))
     }
 
@@ -234,8 +247,11 @@ impl Registry for Proxy {
         digest: Digest,
         artifact_type: Option<&'a str>,
     ) -> Reply<'a, ReferrersContent> {
-        let spender = Spender::of(caller);
-        let work = self.inner.referrers(name, digest, artifact_type, spender);
+        let (inner, spender) = (&self.inner, Spender::of(caller));
+        let work = Work {
+            anyhow: inner.referrers(name, digest, artifact_type, spender),
+            held: move |why| inner.referrers_as_held(name, digest, artifact_type, why),
+        };
         Box::pin(self.inner.guarded(name, Probe::Referrers(digest), work))
     }
 }

@@ -127,6 +127,27 @@ impl Inner {
         }
     }
 
+    /// The tag as it is held, if that may be served when `why` is the reason for not asking for it.
+    pub(super) async fn tag_as_held(
+        &self,
+        name: &RepositoryName,
+        tag: &Tag,
+        why: Failure,
+    ) -> Option<Answer<ManifestContent>> {
+        if self.passes(name, Some(tag)) {
+            return None;
+        }
+        let mut held = self.held_tag(name, tag).await?;
+        if self.is_fresh(held.age, name, tag) {
+            let mut answer = self.answer(held.manifest, Outcome::Hit);
+            answer.age = held.age;
+            return Some(answer);
+        }
+        let absence = self.absence(name, subject(tag)).await;
+        held.absence = absence.filter(|absence| absence.last >= held.checked);
+        self.instead(name, tag, held, why).await.ok()
+    }
+
     /// What is held, when the upstream's answer was this.
     async fn instead(
         &self,

@@ -15,8 +15,12 @@ pub enum Topic {
     RateLimit,
     /// What an upstream does not have, by upstream, repository and reference.
     Negative,
-    /// Whether anyone may see a repository, by upstream and repository.
+    /// Which repositories anyone may see, by upstream, its host, and repository.
     Visibility,
+    /// Which repositories not everybody may see, by the same. Apart from the former: of these anyone can make up names.
+    Private,
+    /// For which repositories an upstream was ever asked with credentials, by upstream and prefix.
+    Login,
     /// Who spent an upstream's budget.
     Spending,
 }
@@ -28,6 +32,8 @@ impl Topic {
             Self::RateLimit => "rate_limit",
             Self::Negative => "negative",
             Self::Visibility => "visibility",
+            Self::Private => "private",
+            Self::Login => "login",
             Self::Spending => "spending",
         }
     }

@@ -24,7 +24,7 @@ use crate::sys::{command, tasks};
 /// What Docker Hub is called by whoever logs in to it.
 const HUB: &str = "https://index.docker.io/v1/";
 /// The hosts that are Docker Hub.
-const HUB_HOSTS: [&str; 3] = ["index.docker.io", "docker.io", "registry-1.docker.io"];
+pub(super) const HUB_HOSTS: [&str; 3] = ["index.docker.io", "docker.io", "registry-1.docker.io"];
 /// The largest configuration that is read.
 const FILE_LIMIT: usize = 1024 * 1024;
 /// The most that a helper may print.

@@ -1,7 +1,8 @@
 //! The logins of Docker's configuration, as of when it was last read.
 //!
 //! It is read when a login is first needed, again after a while in the background, and again when what it said is
-//! refused: a `docker login` is noticed without a restart. A login that has not changed keeps its tokens.
+//! refused: a `docker login` is noticed without a restart. A login that has not changed keeps its tokens. What cannot be
+//! read changes nothing: before the first success there may be any login.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,9 +30,12 @@ pub(super) struct DockerLogins {
 
 #[derive(Default)]
 struct State {
-    /// `None` before the first reading.
+    /// `None` before the first reading that succeeded.
     entries: Option<Arc<Vec<Entry>>>,
+    /// When it was last read, or tried to be.
     read: Duration,
+    /// Whether it was tried, and never succeeded.
+    fails: bool,
     /// What the log has said already.
     said: Option<Problem>,
 }
@@ -63,14 +67,15 @@ impl DockerLogins {
 
     /// The logins as they are now that one of them was refused; `None` when they were read just now.
     pub(super) async fn after_refusal(&self) -> Option<Arc<Vec<Entry>>> {
-        let old = self.known();
+        // Where nothing is known it was tried for the question that was refused.
+        let old = self.known()?;
         if !self.is_due(PAUSE) {
             return None;
         }
-        Some(self.renewed(old.as_ref()).await)
+        Some(self.renewed(Some(&old)).await)
     }
 
-    /// The logins as they were last read; `None` before the first reading.
+    /// The logins as they were last read; `None` before the first success.
     pub(super) fn known(&self) -> Option<Arc<Vec<Entry>>> {
         self.state().entries.clone()
     }
@@ -95,23 +100,34 @@ impl DockerLogins {
         {
             return Arc::clone(known);
         }
+        if self.failed_just_now() {
+            return Arc::default();
+        }
         let read = docker_config::read(Arc::clone(&self.disk), &self.path, &self.address).await;
         let (entries, problem) = match read {
             Ok(reading) => {
                 let kept = known.unwrap_or_default();
                 let entries = reading.logins.into_iter();
                 let entries = entries.map(|login| self.builder.entry(login, &kept));
-                (Arc::new(entries.collect()), reading.problem)
+                (Some(Arc::new(entries.collect())), reading.problem)
             }
-            Err(problem) => (known.unwrap_or_default(), Some(problem)),
+            Err(problem) => (known, Some(problem)),
         };
-        self.note(&entries, problem);
-        entries
+        self.note(entries.clone(), problem);
+        entries.unwrap_or_default()
     }
 
-    fn note(&self, entries: &Arc<Vec<Entry>>, problem: Option<Problem>) {
+    /// Whether nothing is known, and it would be too soon to try again.
+    fn failed_just_now(&self) -> bool {
+        let now = self.builder.clock.monotonic();
+        let state = self.state();
+        state.fails && now.saturating_sub(state.read) < PAUSE
+    }
+
+    fn note(&self, entries: Option<Arc<Vec<Entry>>>, problem: Option<Problem>) {
         let mut state = self.state();
-        state.entries = Some(Arc::clone(entries));
+        state.fails = entries.is_none();
+        state.entries = entries;
         state.read = self.builder.clock.monotonic();
         if let Some(problem) = problem.as_ref().filter(|_| problem != state.said) {
             let path = self.path.display();

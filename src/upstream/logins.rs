@@ -61,6 +61,17 @@ pub(super) struct Logins {
     nobody: Arc<Auth>,
 }
 
+/// As whom a repository is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Credentials {
+    /// As nobody.
+    Nobody,
+    /// Perhaps with one of Docker's logins, which could not be read yet.
+    Unread,
+    /// With the login for what is below this prefix, or for everything.
+    Login(Option<RepositoryName>),
+}
+
 /// A login with what is known of it.
 pub(super) struct Entry {
     login: Login,
@@ -101,16 +112,16 @@ impl Logins {
         (!Arc::ptr_eq(&chosen, refused)).then_some(chosen)
     }
 
-    /// Whether `repository` is asked for with credentials; so it is supposed before they are first read.
-    pub(super) fn has_any_for(&self, repository: &str) -> bool {
-        let docker = match &self.docker {
-            None => Arc::default(),
-            Some(docker) => match docker.known() {
-                Some(known) => known,
-                None => return true,
-            },
-        };
-        fitting(self.configured.iter().chain(&*docker), repository).is_some()
+    /// As whom `repository` would be asked for now.
+    pub(super) fn credentials_for(&self, repository: &str) -> Credentials {
+        let docker = self.docker.as_ref().map(|docker| docker.known());
+        let is_read = !matches!(docker, Some(None));
+        let docker = docker.flatten().unwrap_or_default();
+        match fitting(self.configured.iter().chain(&*docker), repository) {
+            Some(entry) => Credentials::Login(entry.login.prefix.clone()),
+            None if is_read => Credentials::Nobody,
+            None => Credentials::Unread,
+        }
     }
 
     /// As which user `repository` is asked for, as far as that is known; `None` is nobody.

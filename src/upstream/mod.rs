@@ -51,6 +51,7 @@ pub use counters::{Class, Counters, Kind};
 pub use doubt::Doubt;
 pub use error::{Phase, UpstreamError};
 pub use ledger::Ledger;
+pub use logins::Credentials;
 pub use metrics::UpstreamCollector;
 pub use proxy::{ProxyChoice, ProxyEnvironment, ProxyServer};
 pub use settings::{BuildError, Login, Settings};
@@ -65,6 +66,7 @@ use crate::sys::clock::Clock;
 use crate::sys::tasks::Tasks;
 use auth::Trust;
 use counters::Tally;
+use docker_config::HUB_HOSTS;
 use door::{Door, Manner};
 use governor::{Governor, Governors};
 use logins::{AuthBuilder, Logins};
@@ -254,7 +256,23 @@ impl Upstream {
     /// Whether `name` is asked for with credentials: what comes of it need not be for everybody. Of Docker's logins it
     /// is supposed before they are first read.
     pub fn has_credentials_for(&self, name: &RepositoryName) -> bool {
-        self.0.logins.has_any_for(name.as_str())
+        self.credentials_for(name) != Credentials::Nobody
+    }
+
+    /// As whom `name` would be asked for now.
+    pub fn credentials_for(&self, name: &RepositoryName) -> Credentials {
+        self.0.logins.credentials_for(name.as_str())
+    }
+
+    /// The host of the registry's API, with its port unless that is the usual one.
+    pub fn host(&self) -> String {
+        host_of(&self.0.base)
+    }
+
+    /// Whether the API that is asked is Docker Hub's own, whatever the registry is called here.
+    pub fn is_docker_hub(&self) -> bool {
+        let host = self.0.base.host_str();
+        host.is_some_and(|host| HUB_HOSTS.contains(&host))
     }
 
     /// The registry itself, asked without any credentials: what it answers is for everybody. It shares connections and
@@ -282,6 +300,18 @@ impl Upstream {
             Some(head) => Ok(head),
             None => self.0.head_manifest(name, reference).await,
         }
+    }
+
+    /// The same of the registry alone, and of no mirror.
+    ///
+    /// # Errors
+    /// [`UpstreamError`]; passing ones were repeated.
+    pub async fn head_own_manifest(
+        &self,
+        name: &RepositoryName,
+        reference: &Reference,
+    ) -> Result<ManifestHead, UpstreamError> {
+        self.0.head_manifest(name, reference).await
     }
 
     /// Fetches the manifest that `reference` names. Docker Hub counts this as a pull.
@@ -318,6 +348,18 @@ impl Upstream {
             Some(length) => Ok(length),
             None => self.0.head_blob(name, digest).await,
         }
+    }
+
+    /// The same of the registry alone, and of no mirror.
+    ///
+    /// # Errors
+    /// [`UpstreamError`]; passing ones were repeated.
+    pub async fn head_own_blob(
+        &self,
+        name: &RepositoryName,
+        digest: Digest,
+    ) -> Result<Option<u64>, UpstreamError> {
+        self.0.head_blob(name, digest).await
     }
 
     /// Opens a blob at `offset`: one attempt, apart from one new token when the registry refuses the one in use.

@@ -1,15 +1,18 @@
 //! What needs our credentials is absent for clients without an account.
 #![expect(clippy::unwrap_used, reason = "the stage of tests")]
 
+mod doubt;
+mod logins;
+
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use mirror::config::Settings;
+use mirror::config::{ProxyChoice, ProxySettings, Settings};
 use mirror::sys::secret::Secret;
 
 use crate::client::{End, Response, request};
 use crate::mirror::TestMirror;
-use crate::support::{FakeHub, Fault, Image, ImageSpec, Origin};
+use crate::support::{FakeHub, Fault, Image, ImageSpec, Origin, TestProxy};
 
 const NGINX: &str = "library/nginx";
 const PRIVATE: &str = "alice/app";
@@ -17,6 +20,7 @@ const PUBLIC: &str = "bob/tool";
 /// As long as [`PRIVATE`], and in no hub.
 const NOTHING: &str = "alice/non";
 const TTL: Duration = Duration::from_mins(1);
+const NEGATIVE_TTL: Duration = Duration::from_secs(30);
 const NONE: [&str; 0] = [];
 
 /// A hub with an official, a private and a public repository, and a mirror that is alice there.
@@ -44,6 +48,13 @@ impl Stage {
 
     /// A mirror that holds all there is of `repository`, from when it was shared, and guards it now.
     async fn holding(repository: &str) -> Self {
+        let stage = Self::full(repository).await;
+        let guarding = |settings: &mut Settings| settings.access.anonymous_private = false;
+        stage.restart_with(guarding).await
+    }
+
+    /// The same, still shared.
+    async fn full(repository: &str) -> Self {
         let Self { hub, mirror, image } = Self::new(true).await;
         for (method, path, headers) in routes(repository, &image) {
             let answer = request(method, &mirror.url(&path), &headers).await;
@@ -53,16 +64,25 @@ impl Stage {
         mirror
             .wait_until_cached(&image.first().layers[0].digest)
             .await;
-        let mirror = mirror
-            .restart_with(|settings| settings.access.anonymous_private = false)
-            .await;
         hub.take_requests();
         Self { hub, mirror, image }
     }
 
     async fn restart(self) -> Self {
-        let mirror = self.mirror.restart().await;
+        self.restart_with(|_| {}).await
+    }
+
+    async fn restart_with(self, change: impl FnOnce(&mut Settings)) -> Self {
+        let mirror = self.mirror.restart_with(change).await;
         Self { mirror, ..self }
+    }
+
+    /// Asserts that nothing of `repository` is to be had, by no route.
+    async fn assert_hidden(&self, repository: &str) {
+        for (method, path, headers) in routes(repository, &self.image) {
+            let answer = request(method, &self.mirror.url(&path), &headers).await;
+            assert_eq!(answer.status, 404, "{method} {path}");
+        }
     }
 
     async fn pull(&self, repository: &str) -> u16 {
@@ -201,12 +221,39 @@ async fn with_anonymous_private_it_is_served() {
 }
 
 #[tokio::test]
-async fn official_images_need_no_probe() {
+async fn official_images_need_no_probe_at_docker_hub() {
     let stage = Stage::new(false).await;
+    let proxy = TestProxy::start().await;
+    let hub = stage.hub.registry_url();
+    let port = hub.rsplit(':').next().unwrap();
+    let (url, by) = (
+        format!("http://registry-1.docker.io:{port}"),
+        format!("http://{}", proxy.host()),
+    );
+    let at_docker_hub = |settings: &mut Settings| {
+        let upstream = settings.upstreams.get_mut("docker.io").unwrap();
+        upstream.url = url.parse().unwrap();
+        upstream.proxy = ProxyChoice::Via(ProxySettings {
+            url: by.parse().unwrap(),
+            credentials: None,
+        });
+    };
+    let stage = stage.restart_with(at_docker_hub).await;
     assert_eq!(stage.pull(NGINX).await, 200);
     stage.assert_asked([
         "token GET library/nginx:pull (alice)",
         "registry GET library/nginx/manifests/latest",
+    ]);
+}
+
+#[tokio::test]
+async fn another_registry_called_docker_hub_may_have_private_projects_called_library() {
+    let stage = Stage::new(false).await;
+    stage.hub.make_private(NGINX, "alice");
+    assert_eq!(stage.pull(NGINX).await, 404);
+    stage.assert_asked([
+        "token GET library/nginx:pull",
+        "registry HEAD library/nginx/manifests/latest",
     ]);
 }
 
@@ -388,6 +435,13 @@ async fn an_absent_tag_says_nothing_of_its_repository() {
         "token GET bob/tool:pull",
         "registry HEAD bob/tool/manifests/none",
     ]);
+    // Nor does it cost another question, for a while.
+    let again = stage.mirror.manifest(PUBLIC, "none").await;
+    assert_eq!(essence(&again, "none"), essence(&absent, "none"));
+    stage.assert_asked(NONE);
+    stage.mirror.clock.advance(NEGATIVE_TTL);
+    stage.mirror.manifest(PUBLIC, "none").await;
+    stage.assert_asked(["registry HEAD bob/tool/manifests/none"]);
     assert_eq!(stage.pull(PUBLIC).await, 200);
     stage.assert_asked([
         "registry HEAD bob/tool/manifests/latest",
