@@ -9,10 +9,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use reqwest::Url;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use super::breaker::{Breaker, Outage, Watch};
+use super::breaker::{Breaker, Watch};
 use super::failure::Failure;
 use super::governor::PACE;
 use super::request::Question;
@@ -34,7 +35,9 @@ pub(super) enum Errand {
     /// Somebody wants the answer.
     #[default]
     Question,
-    /// To find out whether the upstream answers. It passes, and waits for no slot that others hold.
+    /// The same of what would not be asked: it finds out whether it is answered. It waits for no slot that others hold.
+    Trial,
+    /// To find out whether the upstream answers, and nobody waits. It passes, and waits for no slot that others hold.
     Probe,
 }
 
@@ -48,11 +51,25 @@ pub(super) struct Manner {
 }
 
 /// A question that may be asked.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Admission {
+#[derive(Default)]
+pub(super) struct Admission<'a> {
     pub(super) errand: Errand,
     /// Whether probing has to begin.
     pub(super) begin: bool,
+    /// Held until it has been asked.
+    pub(super) trial: Option<Trial<'a>>,
+}
+
+/// A question that is being asked although others like it are not.
+pub(super) struct Trial<'a> {
+    door: &'a Door,
+    repository: String,
+}
+
+impl Drop for Trial<'_> {
+    fn drop(&mut self) {
+        self.door.state().breaker.end_trial(&self.repository);
+    }
 }
 
 /// A question that is being asked.
@@ -77,7 +94,7 @@ pub(super) struct Door {
     asking: AtomicU64,
     /// Counts the outages that a probe has ended.
     recoveries: watch::Sender<u64>,
-    /// Counts the limits that a probe has eased.
+    /// Counts the limits that a probe has eased, and the repositories that are answered again.
     eased: watch::Sender<u64>,
 }
 
@@ -130,7 +147,7 @@ impl Door {
     ///
     /// # Errors
     /// Nothing is to be asked now.
-    pub(super) fn admit(&self, question: &Question) -> Result<Admission, UpstreamError> {
+    pub(super) fn admit(&self, question: &Question) -> Result<Admission<'_>, UpstreamError> {
         let admitted = self.admitted(question);
         if admitted.is_err() {
             self.refused.fetch_add(1, Ordering::Relaxed);
@@ -138,42 +155,63 @@ impl Door {
         admitted
     }
 
-    fn admitted(&self, question: &Question) -> Result<Admission, UpstreamError> {
+    fn admitted(&self, question: &Question) -> Result<Admission<'_>, UpstreamError> {
         self.online(&self.host)?;
+        let now = self.clock.monotonic();
         let mut state = self.state();
-        state.asked = self.clock.monotonic();
-        let refusal = match state.breaker.outage() {
-            Some(outage) if !question.is_resumption() => self.suspended(outage),
-            _ => return Ok(Admission::default()),
+        state.asked = now;
+        let Some(refusal) = self.refusal(&state.breaker, question.repository()) else {
+            return Ok(Admission::default());
         };
+        if question.is_resumption() {
+            return Ok(Admission::default());
+        }
+        let errand = Errand::Trial;
         // Nobody probes any more, so the first who comes does.
-        let begin = !std::mem::replace(&mut state.probing, true);
-        if begin || state.breaker.tries(question) {
-            let errand = Errand::Probe;
-            return Ok(Admission { errand, begin });
+        let begin =
+            state.breaker.outage().is_some() && !std::mem::replace(&mut state.probing, true);
+        let trial = state.breaker.tries(question, now).then(|| Trial {
+            door: self,
+            repository: question.repository().to_owned(),
+        });
+        if begin || trial.is_some() {
+            return Ok(Admission {
+                errand,
+                begin,
+                trial,
+            });
         }
         Err(refusal)
     }
 
-    /// Whether a control request that has its slot may be sent.
+    /// Why nothing of `repository` is asked, if so.
+    fn refusal(&self, breaker: &Breaker, repository: &str) -> Option<UpstreamError> {
+        let outage = breaker.outage().map(|outage| &outage.cause);
+        let cause = outage.or_else(|| breaker.lame(repository))?;
+        Some(UpstreamError::Suspended {
+            host: self.host.clone(),
+            cause: Arc::clone(cause),
+        })
+    }
+
+    /// Whether a control request about `repository` that has its slot may be sent.
     ///
     /// # Errors
     /// Nothing is to be asked now.
-    pub(super) fn pass(&self, kind: Kind, errand: Errand, host: &str) -> Result<(), UpstreamError> {
+    pub(super) fn pass(
+        &self,
+        kind: Kind,
+        errand: Errand,
+        host: &str,
+        repository: &str,
+    ) -> Result<(), UpstreamError> {
         self.online(host)?;
-        if errand == Errand::Probe || matches!(kind, Kind::Token | Kind::Redirected) {
+        if errand != Errand::Question || matches!(kind, Kind::Token | Kind::Redirected) {
             return Ok(());
         }
-        match self.state().breaker.outage() {
-            Some(outage) => Err(self.suspended(outage)),
+        match self.refusal(&self.state().breaker, repository) {
+            Some(refusal) => Err(refusal),
             None => Ok(()),
-        }
-    }
-
-    fn suspended(&self, outage: &Outage) -> UpstreamError {
-        UpstreamError::Suspended {
-            host: self.host.clone(),
-            cause: Arc::clone(&outage.cause),
         }
     }
 
@@ -205,12 +243,19 @@ impl Door {
         let lasted = self.clock.monotonic().saturating_sub(outage.since);
         let lasted = humantime::format_duration(Duration::from_secs(lasted.as_secs()));
         info!(upstream = &*self.upstream, host = self.host, %lasted, "the upstream answers again");
-        if errand == Errand::Probe {
+        if errand != Errand::Question {
             self.recoveries.send_modify(|count| *count += 1);
         }
     }
 
-    /// Waits until a probe ends an outage, or eases a limit.
+    /// A question was answered with what the upstream has to say of its repository.
+    pub(super) fn told(&self, question: &Question) {
+        if question.kind() != Kind::Ping && self.state().breaker.told(question.repository()) {
+            self.eased.send_modify(|count| *count += 1);
+        }
+    }
+
+    /// Waits until a probe ends an outage, of the upstream or of a repository, or eases a limit.
     pub(super) async fn recovered(&self) {
         let (mut recoveries, mut easings) = (self.recoveries.subscribe(), self.eased.subscribe());
         let (recovered, eased) = (recoveries.changed(), easings.changed());
@@ -272,10 +317,15 @@ impl Door {
     }
 
     /// What to probe with in an outage.
-    pub(super) fn outage_probe(&self) -> Option<Question> {
+    pub(super) fn outage_probe(&self, ping: &Url) -> Option<Question> {
+        self.state().breaker.probe(ping)
+    }
+
+    /// The question that began the outage, as it is probed with.
+    pub(super) fn outage_question(&self, ping: &Url) -> Option<Question> {
         let state = self.state();
         let outage = state.breaker.outage()?;
-        Some(outage.question.clone())
+        Some(outage.question.clone().into_probe(ping))
     }
 
     /// Whether probing may go on for as long as something is wrong: somebody has asked for something lately. If

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::io;
 
+use super::breaker::speaks;
 use super::{Phase, UpstreamError};
 
 /// What hyper-util's connector, which both clients use, calls a name that it could not resolve. Its type is private.
@@ -40,6 +41,16 @@ impl Failure {
             UpstreamError::Status { .. } | UpstreamError::Unreachable { .. }
         );
         self.away && theirs
+    }
+
+    /// Whether the upstream has said so of what it was asked.
+    pub(super) fn is_final(&self) -> bool {
+        match &self.error {
+            UpstreamError::Unreachable { .. } => self.away,
+            UpstreamError::Suspended { .. } | UpstreamError::Offline { .. } => false,
+            UpstreamError::Status { status, .. } => self.away || speaks(*status),
+            _ => true,
+        }
     }
 
     /// A failure that was already retried where it happened.

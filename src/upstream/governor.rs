@@ -246,7 +246,7 @@ impl Governor {
         }
         state.tried = Some(now);
         state.tried_by_question = true;
-        Admission::Passes(Errand::Probe)
+        Admission::Passes(Errand::Trial)
     }
 
     /// Whether a request of `kind` may be sent that has been admitted before.
@@ -540,7 +540,7 @@ mod tests {
         let governor = limited(Kind::ManifestGet, &headers(None, None));
         let tried = |now: Duration| {
             let admission = governor.admit(&question(Kind::ManifestHead), NOW, now);
-            matches!(admission, Admission::Passes(Errand::Probe))
+            matches!(admission, Admission::Passes(Errand::Trial))
         };
         assert!(tried(START));
         assert!(!tried(Duration::from_millis(4_999)));

@@ -34,6 +34,7 @@ mod settings;
 mod tls;
 mod token;
 mod transport;
+mod trials;
 
 use std::fmt;
 use std::sync::{Arc, Weak};

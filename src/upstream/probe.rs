@@ -43,8 +43,12 @@ impl Inner {
         let errand = admission.errand.max(self.governed(question, governor)?);
         let watch = self.door.watch();
         let asking = self.door.begin();
-        let result = work(errand).await;
-        drop(asking);
+        // What calls this is not to grow with all that a question may take.
+        let result = Box::pin(work(errand)).await;
+        drop((asking, admission.trial));
+        if result.as_ref().err().is_none_or(Failure::is_final) {
+            self.door.told(question);
+        }
         match &result {
             Ok(_) => governor.told(question),
             Err(failure) if matches!(failure.error, UpstreamError::RateLimited { .. }) => {
@@ -132,18 +136,16 @@ impl Inner {
             }
             Err(failure) => Some(failure),
         };
+        if failure.as_ref().is_none_or(Failure::is_final) {
+            self.door.told(question);
+        }
         let Some(failure) = failure else {
             return;
         };
         tracing::debug!(error = %failure.error, "a probe was not answered as it should be");
         self.door.failed(question, watch, &failure);
-        let is_answer = !matches!(
-            failure.error,
-            UpstreamError::RateLimited { .. } | UpstreamError::Unreachable { .. }
-        );
-        let is_error =
-            matches!(failure.error, UpstreamError::Status { status, .. } if status >= 500);
-        if is_answer && !is_error {
+        let is_limited = matches!(failure.error, UpstreamError::RateLimited { .. });
+        if failure.is_final() && !is_limited {
             self.governor(question.repository()).inconclusive();
         }
     }
@@ -155,8 +157,13 @@ impl Inner {
         if !self.door.goes_on(!limited.is_empty()) {
             return false;
         }
-        if let Some(question) = self.door.outage_probe() {
-            self.probe(&question.into_probe(&self.ping)).await;
+        let began = self.door.outage_question(&self.ping);
+        if let (Some(question), Some(began)) = (self.door.outage_probe(&self.ping), began) {
+            self.probe(&question).await;
+            // What began it may still fail, alone.
+            if question.kind() != began.kind() && !self.door.is_suspended() {
+                self.probe(&began).await;
+            }
             return true;
         }
         for governor in limited {

@@ -14,6 +14,7 @@ use http_body_util::BodyExt as _;
 use reqwest::Url;
 
 use super::auth::{Access, Auth};
+use super::breaker::speaks;
 use super::failure::{Failure, broken};
 use super::ledger::retry_after;
 use super::redirect::{Trail, host_of, is_redirect};
@@ -72,13 +73,19 @@ impl Question {
                 kind: Kind::ManifestHead,
                 ..self.head()
             },
-            Kind::BlobGet => Self {
-                kind: Kind::Ping,
-                url: ping.clone(),
-                offset: 0,
-                ..self
-            },
+            Kind::BlobGet => self.into_ping(ping),
             _ => self,
+        }
+    }
+
+    /// Whether the registry answers who may ask this.
+    pub(super) fn into_ping(self, ping: &Url) -> Self {
+        Self {
+            kind: Kind::Ping,
+            method: Method::GET,
+            url: ping.clone(),
+            offset: 0,
+            ..self
         }
     }
 
@@ -259,7 +266,11 @@ impl Inner {
         let better = auth
             .respond(&refusal, &access, &question.scope, deadline)
             .await;
-        let better = better.map_err(|error| self.no_token(auth, error))?;
+        let better = better.map_err(|error| self.no_token(auth, error));
+        if better.as_ref().err().is_none_or(Failure::is_final) {
+            self.door.answered(deadline.errand());
+        }
+        let better = better?;
         let Some(access) = better else {
             return Err(Failure::settled(UpstreamError::Denied {
                 host: refusal.host(),
@@ -269,6 +280,9 @@ impl Inner {
         let answered = self
             .follow(transport, question, (auth, &access), deadline)
             .await?;
+        if answered.is_unauthorized() {
+            self.door.answered(deadline.errand());
+        }
         match &access {
             Access::Basic(user) if answered.is_unauthorized() => {
                 let host = answered.arrived.discard().await.host();
@@ -313,6 +327,7 @@ impl Inner {
                 url,
                 headers: question.headers(at_home.then_some(access)),
                 governor: self.governs(at_home).then(|| Arc::clone(&governor)),
+                repository: question.scope.name.clone(),
             };
             let sent = transport.send(request, deadline).await;
             let arrived = sent.map_err(|error| Failure::at(error, at_home))?;
@@ -321,7 +336,8 @@ impl Inner {
                 if self.governs(at_home) {
                     governor.enter(kind, arrived.status, &arrived.headers, now);
                 }
-                if !arrived.status.is_server_error() {
+                // What comes of a challenge is not known yet.
+                if speaks(arrived.status.as_u16()) && arrived.status != StatusCode::UNAUTHORIZED {
                     self.door.answered(deadline.errand());
                 }
             }

@@ -185,7 +185,9 @@ impl Tokens {
         let token = match deadline.errand() {
             Errand::Question => self.renewed(key, deadline).await?,
             // The flight of those who wait may be what is not answered.
-            Errand::Probe => Arc::clone(&self.asker).renew(key, Some(deadline)).await?,
+            Errand::Trial | Errand::Probe => {
+                Arc::clone(&self.asker).renew(key, Some(deadline)).await?
+            }
         };
         Ok(grant(token, true))
     }
@@ -317,6 +319,7 @@ impl Asker {
             url: url.clone(),
             headers,
             governor: None,
+            repository: String::new(),
         };
         let obtained = self.clock.monotonic();
         let arrived = self.control.send(request, deadline).await?;

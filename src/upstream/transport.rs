@@ -29,6 +29,7 @@ use super::failure::broken;
 use super::governor::Governor;
 use super::proxy::{Proxies, Proxy};
 use super::redirect::host_of;
+use super::trials::RUNNING;
 use super::{BuildError, Phase, UpstreamError};
 use crate::sys::clock::{self, Clock, Elapsed};
 
@@ -36,6 +37,11 @@ use crate::sys::clock::{self, Clock, Elapsed};
 const CONTROL_SLOTS: usize = 8;
 /// How many requests of probes run at once.
 const PROBE_SLOTS: usize = 2;
+/// How many requests of questions run at once that find out whether they are answered: all of an outage, and those of
+/// a rate limit.
+const TRIAL_SLOTS: usize = RUNNING + 2;
+/// How often a request is sent before it fails that others overtake.
+const ATTEMPTS: usize = 2;
 /// The longest that connecting may take, so that a silent address leaves time for another attempt.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// How long an unused connection is kept.
@@ -117,6 +123,8 @@ pub(super) struct Outgoing {
     pub(super) headers: HeaderMap,
     /// Who has to agree once more before it is sent.
     pub(super) governor: Option<Arc<Governor>>,
+    /// What it is about.
+    pub(super) repository: String,
 }
 
 /// The head of an answer, with its body still to come.
@@ -191,6 +199,7 @@ pub(super) struct Control {
     client: reqwest::Client,
     proxies: Proxies,
     slots: Arc<Semaphore>,
+    trial_slots: Arc<Semaphore>,
     probe_slots: Arc<Semaphore>,
     door: Arc<Door>,
     tally: Arc<Tally>,
@@ -231,6 +240,7 @@ impl Control {
             client,
             proxies,
             slots: Arc::new(Semaphore::new(CONTROL_SLOTS)),
+            trial_slots: Arc::new(Semaphore::new(TRIAL_SLOTS)),
             probe_slots: Arc::new(Semaphore::new(PROBE_SLOTS)),
             door,
             tally,
@@ -243,6 +253,44 @@ impl Control {
     }
 }
 
+impl Control {
+    /// Sends `request` once; `None` when a later question was answered before this one.
+    async fn sent(
+        &self,
+        request: &Outgoing,
+        deadline: &Deadline,
+    ) -> Result<Option<reqwest::Response>, UpstreamError> {
+        let (kind, errand, host) = (request.kind, deadline.errand(), host_of(&request.url));
+        self.door.pass(kind, errand, &host, &request.repository)?;
+        if let Some(governor) = &request.governor
+            && errand == Errand::Question
+        {
+            governor.pass(kind, &host, self.door.now())?;
+        }
+        let sent = self
+            .client
+            .request(request.method.clone(), request.url.clone())
+            .headers(request.headers.clone())
+            .send();
+        let sent = self.door.unless_overtaken(kind, errand, sent);
+        let answer = match deadline.limit(sent).await {
+            Ok(Some(answer)) => {
+                answer.map_err(|error| broken(&host, Phase::Body, &error.without_url()))
+            }
+            Ok(None) => {
+                self.tally.request(kind, None);
+                return Ok(None);
+            }
+            Err(_) => Err(deadline.missed(&host, Phase::FirstByte)),
+        };
+        let proxy = self.proxies.of(&request.url);
+        let answer = blamed(proxy, &host, answer, reqwest::Response::status);
+        self.tally
+            .request(kind, answer.as_ref().ok().map(reqwest::Response::status));
+        answer.map(Some)
+    }
+}
+
 impl Transport for Control {
     type Body = Slotted<reqwest::Body>;
 
@@ -251,51 +299,25 @@ impl Transport for Control {
         request: Outgoing,
         deadline: &Deadline,
     ) -> Result<Arrived<Self::Body>, UpstreamError> {
-        let Outgoing {
-            kind,
-            method,
-            url,
-            headers,
-            governor,
-        } = request;
-        let host = host_of(&url);
-        let errand = deadline.errand();
+        let host = host_of(&request.url);
         self.door.online(&host)?;
-        let slots = match errand {
+        let slots = match deadline.errand() {
             Errand::Question => &self.slots,
+            Errand::Trial => &self.trial_slots,
             Errand::Probe => &self.probe_slots,
         };
         let slot = slot(slots, deadline, &host).await?;
-        self.door.pass(kind, errand, &host)?;
-        if let Some(governor) = governor.filter(|_| errand == Errand::Question) {
-            governor.pass(kind, &host, self.door.now())?;
-        }
-        let sent = self
-            .client
-            .request(method, url.clone())
-            .headers(headers)
-            .send();
-        let answer = match deadline
-            .limit(self.door.unless_overtaken(kind, errand, sent))
-            .await
-        {
-            Ok(Some(answer)) => {
-                answer.map_err(|error| broken(&host, Phase::Body, &error.without_url()))
+        let mut answer = None;
+        for _ in 0..ATTEMPTS {
+            answer = self.sent(&request, deadline).await?;
+            if answer.is_some() {
+                break;
             }
-            Ok(None) => Err(overtaken(&host)),
-            Err(_) => Err(deadline.missed(&host, Phase::FirstByte)),
-        };
-        let answer = blamed(
-            self.proxies.of(&url),
-            &host,
-            answer,
-            reqwest::Response::status,
-        );
-        self.tally
-            .request(kind, answer.as_ref().ok().map(reqwest::Response::status));
-        let response = http::Response::<reqwest::Body>::from(answer?);
+        }
+        let answer = answer.ok_or_else(|| overtaken(&host))?;
+        let response = http::Response::<reqwest::Body>::from(answer);
         Ok(Arrived::new(
-            url,
+            request.url,
             response.map(|body| Slotted { body, _slot: slot }),
         ))
     }
@@ -357,6 +379,53 @@ impl Blobs {
     }
 }
 
+impl Blobs {
+    fn built(&self, request: &Outgoing) -> Result<http::Request<Empty<Bytes>>, UpstreamError> {
+        let mut built = http::Request::new(Empty::new());
+        *built.method_mut() = request.method.clone();
+        *built.headers_mut() = request.headers.clone();
+        // By https it is for the one who connects: the target would see it here.
+        let proxy = self.proxies.of(&request.url);
+        if let Some(authorization) = proxy.and_then(|proxy| proxy.authorization.as_ref())
+            && request.url.scheme() == "http"
+        {
+            built
+                .headers_mut()
+                .insert(PROXY_AUTHORIZATION, authorization.clone());
+        }
+        let uri = request.url.as_str().parse();
+        *built.uri_mut() = uri.map_err(|_| UpstreamError::BadAnswer {
+            host: host_of(&request.url),
+            reason: "it redirects to something that is not a URI".into(),
+        })?;
+        Ok(built)
+    }
+
+    /// Sends `request` once; `None` when a later question was answered before this one.
+    async fn sent(
+        &self,
+        request: &Outgoing,
+        deadline: &Deadline,
+    ) -> Result<Option<http::Response<Incoming>>, UpstreamError> {
+        let (kind, host) = (request.kind, host_of(&request.url));
+        let sent = self.client.request(self.built(request)?);
+        let sent = self.door.unless_overtaken(kind, deadline.errand(), sent);
+        let answer = match deadline.limit(sent).await {
+            Ok(Some(answer)) => answer.map_err(|error| broken(&host, Phase::Body, &error)),
+            Ok(None) => {
+                self.tally.request(kind, None);
+                return Ok(None);
+            }
+            Err(_) => Err(deadline.missed(&host, Phase::FirstByte)),
+        };
+        let proxy = self.proxies.of(&request.url);
+        let answer = blamed(proxy, &host, answer, http::Response::status);
+        self.tally
+            .request(kind, answer.as_ref().ok().map(http::Response::status));
+        answer.map(Some)
+    }
+}
+
 impl Transport for Blobs {
     type Body = Incoming;
 
@@ -365,42 +434,17 @@ impl Transport for Blobs {
         request: Outgoing,
         deadline: &Deadline,
     ) -> Result<Arrived<Incoming>, UpstreamError> {
-        let Outgoing {
-            kind,
-            method,
-            url,
-            headers,
-            governor: _,
-        } = request;
-        let host = host_of(&url);
-        let proxy = self.proxies.of(&url);
+        let host = host_of(&request.url);
         self.door.online(&host)?;
-        let mut built = http::Request::new(Empty::new());
-        *built.method_mut() = method;
-        *built.headers_mut() = headers;
-        // By https it is for the one who connects: the target would see it here.
-        if let Some(authorization) = proxy.and_then(|proxy| proxy.authorization.as_ref())
-            && url.scheme() == "http"
-        {
-            built
-                .headers_mut()
-                .insert(PROXY_AUTHORIZATION, authorization.clone());
+        let mut answer = None;
+        for _ in 0..ATTEMPTS {
+            answer = self.sent(&request, deadline).await?;
+            if answer.is_some() {
+                break;
+            }
         }
-        *built.uri_mut() = url.as_str().parse().map_err(|_| UpstreamError::BadAnswer {
-            host: host.clone(),
-            reason: "it redirects to something that is not a URI".into(),
-        })?;
-        let sent = self.client.request(built);
-        let sent = self.door.unless_overtaken(kind, deadline.errand(), sent);
-        let answer = match deadline.limit(sent).await {
-            Ok(Some(answer)) => answer.map_err(|error| broken(&host, Phase::Body, &error)),
-            Ok(None) => Err(overtaken(&host)),
-            Err(_) => Err(deadline.missed(&host, Phase::FirstByte)),
-        };
-        let answer = blamed(proxy, &host, answer, http::Response::status);
-        self.tally
-            .request(kind, answer.as_ref().ok().map(http::Response::status));
-        Ok(Arrived::new(url, answer?))
+        let answer = answer.ok_or_else(|| overtaken(&host))?;
+        Ok(Arrived::new(request.url, answer))
     }
 }
 

@@ -9,6 +9,7 @@ use mirror::upstream::{ManifestHead, Phase};
 const TOKEN: &str = "token GET library/nginx:pull";
 const HEAD: &str = "registry HEAD library/nginx/manifests/latest";
 const GET: &str = "registry GET library/nginx/manifests/latest";
+const REDIS: &str = "library/redis";
 const PING: &str = "registry GET /v2/";
 
 async fn head(upstream: &Upstream) -> Result<ManifestHead, UpstreamError> {
@@ -129,7 +130,7 @@ async fn errors_of_its_own_suspend_it_the_third_time() {
     assert!(upstream.is_suspended());
     fault.disarm();
     until_answered(&upstream).await;
-    assert_eq!(hub.take_summary(), [HEAD, HEAD]);
+    assert_eq!(hub.take_summary(), [HEAD, PING, HEAD]);
 }
 
 #[tokio::test]
@@ -330,5 +331,153 @@ async fn after_a_quarter_of_an_hour_without_questions_the_next_one_is_the_probe(
     cause(head(&upstream).await.unwrap_err());
     hub.clear_faults();
     until_answered(&upstream).await;
+    hub.wait_for_requests(2, |_| true).await;
+    assert_eq!(hub.take_summary(), [PING, HEAD]);
+}
+
+/// A hub of two repositories, and a client that has a token for each and waits a second.
+async fn two_repositories() -> (FakeHub, Upstream, Arc<ManualClock>) {
+    let (hub, _) = nginx().await;
+    hub.push_image(REDIS, "latest", ImageSpec::layers(1));
+    let clock = clock();
+    let impatient = Settings {
+        timeout: Duration::from_secs(1),
+        ..once(&hub)
+    };
+    let upstream = upstream_at(impatient, &clock);
+    head(&upstream).await.unwrap();
+    of_redis(&upstream).await.unwrap();
+    hub.take_requests();
+    (hub, upstream, clock)
+}
+
+async fn of_redis(upstream: &Upstream) -> Result<ManifestHead, UpstreamError> {
+    let (name, tag) = (name(REDIS), reference("latest"));
+    upstream.head_manifest(&name, &tag).await
+}
+
+/// `fault` of one repository alone is noticed without anybody's asking for another, and stops no other.
+async fn assert_left_alone_alone(fault: Fault, questions: usize) {
+    let (hub, upstream, clock) = two_repositories().await;
+    let fault = hub.on(Origin::Registry).repository(NGINX).fault(fault);
+    for _ in 0..questions {
+        head(&upstream).await.unwrap_err();
+    }
+    assert!(upstream.is_suspended());
+    hub.take_requests();
+    until_answered(&upstream).await;
+    hub.wait_for_requests(3, |_| true).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(hub.take_summary(), [HEAD, PING, HEAD]);
+    // One finds out whether it still fails; others are not sent.
+    let asked = join_all((0..50).map(|_| head(&upstream))).await;
+    let refused = |answer: &&Result<_, _>| matches!(answer, Err(UpstreamError::Suspended { .. }));
+    assert_eq!(asked.iter().filter(refused).count(), 49);
+    assert!(asked.iter().all(Result::is_err));
     assert_eq!(hub.take_summary(), [HEAD]);
+    for _ in 0..5 {
+        cause(head(&upstream).await.unwrap_err());
+        of_redis(&upstream).await.unwrap();
+    }
+    assert!(!upstream.is_suspended());
+    hub.take_requests();
+    fault.disarm();
+    clock.advance(Duration::from_secs(3));
+    for _ in 0..2 {
+        head(&upstream).await.unwrap();
+    }
+    assert_eq!(hub.take_summary(), [HEAD, HEAD]);
+}
+
+#[tokio::test]
+async fn a_repository_that_hangs_is_left_alone_alone() {
+    assert_left_alone_alone(Fault::BlackHole, 1).await;
+}
+
+#[tokio::test]
+async fn a_repository_that_always_fails_is_left_alone_alone() {
+    assert_left_alone_alone(Fault::status(500), 3).await;
+}
+
+#[tokio::test]
+async fn a_black_hole_holds_a_few_of_those_who_miss_something_and_nobody_who_checks_a_tag() {
+    let (hub, upstream, _) = two_repositories().await;
+    hub.on(Origin::Registry).fault(Fault::BlackHole);
+    head(&upstream).await.unwrap_err();
+    hub.take_requests();
+    cause(of_redis(&upstream).await.unwrap_err());
+    let asked = join_all((0..100).map(async |number| {
+        let repository = name(&format!("library/r{number}"));
+        let latest = reference("latest");
+        let asked = upstream.get_manifest(&repository, &latest);
+        asked.await.unwrap_err()
+    }));
+    let asked = asked.await;
+    let refused = |error: &&UpstreamError| matches!(error, UpstreamError::Suspended { .. });
+    assert_eq!(asked.iter().filter(refused).count(), 92);
+    let seen = hub.take_requests();
+    let gets = seen
+        .iter()
+        .filter(|it| it.path.ends_with("/manifests/latest"));
+    assert_eq!(gets.filter(|it| it.method == "GET").count(), 8);
+}
+
+#[tokio::test]
+async fn a_miss_elsewhere_finds_out_that_only_one_repository_hangs() {
+    let (hub, upstream, _) = two_repositories().await;
+    hub.on(Origin::Registry)
+        .repository(NGINX)
+        .fault(Fault::BlackHole);
+    head(&upstream).await.unwrap_err();
+    assert!(upstream.is_suspended());
+    let redis = name(REDIS);
+    let missed = upstream.get_manifest(&redis, &reference("latest")).await;
+    missed.unwrap();
+    assert!(!upstream.is_suspended());
+    of_redis(&upstream).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_registry_that_does_not_implement_heads_is_not_down() {
+    let (hub, upstream, _) = two_repositories().await;
+    let heads = hub.on(Origin::Registry).method("HEAD");
+    heads.fault(Fault::status(501));
+    for _ in 0..5 {
+        assert_eq!(head(&upstream).await.unwrap().digest, None);
+    }
+    assert!(!upstream.is_suspended());
+}
+
+#[tokio::test]
+async fn a_challenge_is_no_answer_while_no_token_is_to_be_had() {
+    let (hub, _) = nginx().await;
+    let upstream = upstream(Settings {
+        retries: 0,
+        ..stranger(&hub)
+    });
+    hub.stop_origin(Origin::Token).await;
+    let token = host(&hub.url(Origin::Token));
+    assert_phase(&head(&upstream).await.unwrap_err(), Phase::Connect, &token);
+    hub.take_requests();
+    hub.wait_for_requests(1, |it| it.path == "/v2/").await;
+    hub.wait_until_idle().await;
+    assert!(upstream.is_suspended());
+    assert_eq!(hub.take_summary(), [HEAD, PING]);
+}
+
+#[tokio::test]
+async fn who_may_repeat_nothing_is_repeated_after_an_outage_too() {
+    let (hub, _) = nginx().await;
+    let upstream = upstream(once(&hub));
+    head(&upstream).await.unwrap();
+    let hole = hub.on(Origin::Registry).fault(Fault::BlackHole);
+    let watch = upstream.watch();
+    let waiting = tokio::spawn({
+        let upstream = upstream.clone();
+        async move { head(&upstream).await }
+    });
+    hub.wait_for_requests(2, |it| it.method == "HEAD").await;
+    upstream.suspect(watch, &name(NGINX), &reference("latest"), PATIENCE);
+    hole.disarm();
+    waiting.await.unwrap().unwrap();
 }
