@@ -292,8 +292,13 @@ impl Inner {
     /// Asks again about a repository that is decided, for no longer than a client waits; the question goes on.
     async fn asked(self: &Arc<Self>, name: &RepositoryName, probe: &Probe) -> Verdict {
         let limit = self.settings.revalidate_timeout;
+        let upstream = &self.parts.upstream;
+        let watch = upstream.watch();
         let asked = clock::timeout(limit, self.probed(name, probe)).await;
         asked.unwrap_or_else(|_| {
+            if let Probe::Manifest(reference) = probe {
+                upstream.suspect(watch, name, reference, limit);
+            }
             let late = Failure::Late(limit);
             self.note_doubt(name, &late);
             Verdict::Undecided(late)

@@ -154,6 +154,7 @@ async fn a_credential_helper_is_asked_for_the_login() {
     let path = format!("PATH={place}:{}", std::env::var("PATH").unwrap());
     let mirror = Launch::of(&hub, &directory.path().join("data"))
         .set("UPSTREAMS__DOCKER_IO__CREDENTIALS", "docker")
+        .set("ACCESS__ANONYMOUS_PRIVATE", "true")
         .within(&["env", &path, &format!("DOCKER_CONFIG={place}")])
         .start()
         .await;

@@ -269,6 +269,38 @@ mod tests {
     use super::*;
 
     #[test]
+    fn no_flood_of_made_up_names_displaces_what_is_public() {
+        let decisions = Decisions::new();
+        let keep = |name: &str, visibility| {
+            let at = Timestamp::from_millis(7);
+            let decision = Decision { visibility, at };
+            decisions.keep(&name.parse().unwrap(), decision);
+        };
+        keep("bob/tool", Visibility::Public);
+        for made_up in 0..=MEMO_LIMIT {
+            keep(&format!("alice/{made_up}"), Visibility::Private);
+        }
+        decisions.private.run_pending_tasks();
+        assert_eq!(decisions.private.entry_count(), MEMO_LIMIT);
+        let known = decisions.known(&"bob/tool".parse().unwrap());
+        let public = known.map(|it| it.visibility);
+        assert_eq!(public, Some(Visibility::Public));
+        assert_ne!(Visibility::Private.topic(), Visibility::Public.topic());
+    }
+
+    #[test]
+    fn what_became_private_is_not_public_too() {
+        let decisions = Decisions::new();
+        let name: RepositoryName = "bob/tool".parse().unwrap();
+        for visibility in [Visibility::Public, Visibility::Private, Visibility::Public] {
+            let at = Timestamp::from_millis(7);
+            let decision = Decision { visibility, at };
+            decisions.keep(&name, decision);
+            assert_eq!(decisions.known(&name), Some(decision));
+        }
+    }
+
+    #[test]
     fn a_name_is_below_each_of_its_beginnings() {
         let of = |name| prefixes(name).collect::<Vec<_>>();
         assert_eq!(of("a/b/c"), ["a", "a/b", "a/b/c"]);

@@ -85,3 +85,34 @@ async fn a_mirror_of_the_upstream_says_nothing_of_who_may_see_a_repository() {
     assert_eq!(stage.pull(PUBLIC).await, 200);
     assert_eq!(stage.pull_by_digest(PUBLIC).await, 200);
 }
+
+#[tokio::test]
+async fn an_upstream_that_is_silent_is_waited_for_once_whatever_the_repository() {
+    const OTHER: &str = "bob/other";
+    let stage = Stage::new(false).await;
+    stage.hub.push_image(OTHER, "latest", ImageSpec::layers(1));
+    let hurried = |settings: &mut Settings| {
+        settings.cache.revalidate_timeout = Duration::from_millis(300);
+    };
+    let stage = stage.restart_with(hurried).await;
+    for repository in [PUBLIC, OTHER] {
+        assert_eq!(stage.pull(repository).await, 200);
+    }
+    stage.expire();
+    let black_hole = stage.hub.on(Origin::Registry).fault(Fault::BlackHole);
+    assert_eq!(stage.pull(PUBLIC).await, 200);
+    let seen = black_hole.hits();
+    let page = stage.mirror.get("/metrics").await.body;
+    let suspended = "mirror_upstream_suspended{upstream=\"docker.io\"} 1";
+    assert!(String::from_utf8_lossy(&page).contains(suspended));
+    let other = stage.mirror.manifest(OTHER, "latest").await;
+    assert_eq!(other.status, 200);
+    assert!(other.header("warning").is_some(), "{}", other.head);
+    let asked = stage.hub.requests();
+    assert!(
+        seen >= 1
+            && asked
+                .iter()
+                .all(|it| !it.path.contains(OTHER) || it.status == 200)
+    );
+}
