@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::PathBuf;
 
+use mirror::upstream::Credentials;
+
 use super::*;
 use crate::support::Recorded;
 
@@ -203,4 +205,26 @@ async fn a_file_that_cannot_be_read_leaves_what_was_known() {
         );
     }
     assert!(upstream.has_credentials_for(&name(PRIVATE)));
+}
+
+#[tokio::test]
+async fn before_a_file_could_be_read_there_may_be_any_login() {
+    let machine = Machine::new().await;
+    fs::write(machine.file(), "{").unwrap();
+    let upstream = machine.upstream();
+    for _ in 0..2 {
+        head(&upstream, NGINX).await.unwrap();
+        let credentials = upstream.credentials_for(&name(NGINX));
+        assert_eq!(credentials, Credentials::Unread);
+    }
+    // Helpers are not run for every question, and this was tried just now.
+    machine.log_in(&[("", "alice", "correct")]);
+    head(&upstream, NGINX).await.unwrap();
+    assert!(upstream.has_credentials_for(&name(NGINX)));
+    assert_eq!(machine.users(), [None]);
+    machine.clock.advance(Duration::from_secs(5));
+    head(&upstream, PRIVATE).await.unwrap();
+    assert_eq!(machine.users(), user("alice"));
+    let credentials = upstream.credentials_for(&name(NGINX));
+    assert_eq!(credentials, Credentials::Login(None));
 }
