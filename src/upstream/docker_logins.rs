@@ -2,15 +2,19 @@
 //!
 //! It is read when a login is first needed, again after a while in the background, and again when what it said is
 //! refused: a `docker login` is noticed without a restart. A login that has not changed keeps its tokens. What cannot be
-//! read changes nothing: before the first success there may be any login.
+//! read changes nothing: before the first success there may be any login. Reading goes on when who began it goes away: a
+//! helper may take longer than a question.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
+
 use super::docker_config::{self, Address, Problem};
 use super::logins::{AuthBuilder, Entry};
 use crate::sys::fs::Disk;
+use crate::sys::single_flight::SingleFlight;
 
 /// How long it is believed.
 const BELIEVED: Duration = Duration::from_mins(5);
@@ -25,7 +29,17 @@ pub(super) struct DockerLogins {
     builder: AuthBuilder,
     /// Held by the one who reads.
     turn: tokio::sync::Mutex<()>,
+    readings: SingleFlight<Reason, Arc<Vec<Entry>>>,
     state: Mutex<State>,
+}
+
+/// Why it is read.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Reason {
+    /// Nothing is known yet, or what is known is old.
+    Need,
+    /// A login was refused.
+    Refusal,
 }
 
 #[derive(Default)]
@@ -46,33 +60,45 @@ impl DockerLogins {
             disk,
             path,
             address: Address::of(&builder.trust.registry),
+            readings: SingleFlight::new(builder.tasks.clone()),
             builder,
             turn: tokio::sync::Mutex::default(),
             state: Mutex::default(),
         })
     }
 
-    /// The logins. Only the first reading is waited for.
-    pub(super) async fn entries(self: &Arc<Self>) -> Arc<Vec<Entry>> {
+    /// The logins. Only the first reading is waited for; `None` when the process is closing before its end.
+    pub(super) async fn entries(self: &Arc<Self>) -> Option<Arc<Vec<Entry>>> {
         let Some(entries) = self.known() else {
-            return self.renewed(None).await;
+            return self.reading(Reason::Need, None).await;
         };
         if self.is_due(BELIEVED) {
-            let (this, old) = (Arc::clone(self), Arc::clone(&entries));
-            let reading = async move { drop(this.renewed(Some(&old)).await) };
-            drop(self.builder.tasks.spawn("docker logins", reading));
+            // It is a task of its own from its first poll on.
+            let old = Some(Arc::clone(&entries));
+            drop(self.reading(Reason::Need, old).now_or_never());
         }
-        entries
+        Some(entries)
     }
 
     /// The logins as they are now that one of them was refused; `None` when they were read just now.
-    pub(super) async fn after_refusal(&self) -> Option<Arc<Vec<Entry>>> {
+    pub(super) async fn after_refusal(self: &Arc<Self>) -> Option<Arc<Vec<Entry>>> {
         // Where nothing is known it was tried for the question that was refused.
         let old = self.known()?;
         if !self.is_due(PAUSE) {
             return None;
         }
-        Some(self.renewed(Some(&old)).await)
+        self.reading(Reason::Refusal, Some(old)).await
+    }
+
+    /// The one reading for `reason` that runs, by a task that ends when the process closes.
+    async fn reading(
+        self: &Arc<Self>,
+        reason: Reason,
+        old: Option<Arc<Vec<Entry>>>,
+    ) -> Option<Arc<Vec<Entry>>> {
+        let this = Arc::clone(self);
+        let read = || async move { this.renewed(old.as_ref()).await };
+        self.readings.run(reason, read).await.0
     }
 
     /// The logins as they were last read; `None` before the first success.

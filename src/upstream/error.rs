@@ -56,8 +56,9 @@ pub enum UpstreamError {
         /// 401 or 403.
         status: u16,
     },
-    /// The configured credentials are wrong. Final until the configuration changes.
-    #[error("{host} refused the credentials of user {username:?}")]
+    /// The configured credentials are wrong. Final until the configuration changes. Its text names no user: clients
+    /// read it.
+    #[error("{host} refused the credentials that this mirror has for it")]
     CredentialsRefused {
         /// The host that answered: the token endpoint, or the registry itself.
         host: String,

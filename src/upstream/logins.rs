@@ -92,13 +92,13 @@ impl Logins {
         }
     }
 
-    /// As whom `repository` is asked for.
-    pub(super) async fn of(&self, repository: &str) -> Arc<Auth> {
+    /// As whom `repository` is asked for; `None` when the process is closing before that is known.
+    pub(super) async fn of(&self, repository: &str) -> Option<Arc<Auth>> {
         let docker = match &self.docker {
-            Some(docker) => docker.entries().await,
+            Some(docker) => docker.entries().await?,
             None => Arc::default(),
         };
-        self.chosen(&docker, repository)
+        Some(self.chosen(&docker, repository))
     }
 
     /// As whom `repository` is asked for now that `refused` was refused: there may be a new login on this machine.

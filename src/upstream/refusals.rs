@@ -44,7 +44,14 @@ impl Refusals {
         let mut state = self.state();
         state.last = Some((self.clock.monotonic(), error.clone()));
         if !std::mem::replace(&mut state.reported, true) {
-            tracing::error!("{error}; correct its username and password in the configuration");
+            let user = match error {
+                UpstreamError::CredentialsRefused { username, .. } => username,
+                _ => "",
+            };
+            tracing::error!(
+                user,
+                "{error}; correct the upstream's username and password, its logins, or docker login"
+            );
         }
     }
 

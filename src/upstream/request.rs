@@ -225,7 +225,8 @@ impl Inner {
     ) -> Result<Answered<T::Body>, Failure> {
         let repository = &question.scope.name;
         let asker = deadline.limit(self.logins.of(repository)).await;
-        let auth = asker.map_err(|_| Failure::settled(self.has_no_login_in_time(deadline)))?;
+        let auth = asker.ok().flatten();
+        let auth = auth.ok_or_else(|| Failure::settled(self.has_no_login_in_time(deadline)))?;
         let walked = self.walk_as(&auth, transport, question, deadline).await;
         let refused =
             |failure: &Failure| matches!(failure.error, UpstreamError::CredentialsRefused { .. });

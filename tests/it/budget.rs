@@ -169,3 +169,53 @@ async fn left(mirror: &TestMirror) -> Option<u64> {
     let line = lines.find(|line| line.starts_with("mirror_upstream_ratelimit_remaining{"))?;
     line.rsplit(' ').next()?.parse().ok()
 }
+
+/// What clients and the mirror itself want during a limit costs no more than its probes.
+#[tokio::test(flavor = "multi_thread")]
+async fn tags_in_trouble_and_misses_cost_one_request_in_five_seconds_of_a_limit() {
+    const TAGS_IN_TROUBLE: usize = 16;
+    const MISSES: usize = 50;
+    let hub = FakeHub::start().await;
+    let image = hub.push_image(APP, "latest", ImageSpec::layers(1));
+    let tags: Vec<_> = (0..TAGS_IN_TROUBLE).map(|it| format!("t{it}")).collect();
+    for tag in &tags {
+        hub.move_tag(APP, tag, &image.digest);
+    }
+    for number in 0..MISSES {
+        hub.push_image(&format!("library/r{number}"), "1", ImageSpec::layers(1));
+    }
+    let mirror = TestMirror::start(&hub).await;
+    for tag in &tags {
+        assert_got(&mirror.manifest(APP, tag).await, &image.bytes);
+    }
+    mirror.clock.advance(Duration::from_secs(61));
+    hub.take_requests();
+    hub.on(Origin::Registry).fault(Fault::status(429));
+    let begun = tokio::time::Instant::now();
+    while begun.elapsed() < Duration::from_secs(16) {
+        let held = tags.iter().map(async |tag| {
+            assert_got(&mirror.manifest(APP, tag).await, &image.bytes);
+        });
+        let missed = (0..MISSES).map(async |number| {
+            let name = format!("library/r{number}");
+            let by_tag = mirror.manifest(&name, "1").await;
+            let blob = &image.first().layers[0].digest;
+            let layer = mirror.blob(&name, blob).await;
+            assert!(by_tag.status != 200 && by_tag.status != 429);
+            assert!(layer.status != 429);
+        });
+        join_all(held).await;
+        join_all(missed).await;
+        mirror.clock.advance(Duration::from_secs(1));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let seen = hub.take_requests();
+    let registry: Vec<_> = seen
+        .iter()
+        .filter(|it| it.origin == Origin::Registry)
+        .map(|it| format!("{} {}", it.method, it.path))
+        .collect();
+    // Those that were on their way when the first was refused, eight at most, and then a probe in five seconds.
+    println!("{registry:#?}");
+    assert!(registry.len() <= 8 + 4, "{registry:#?}");
+}

@@ -228,3 +228,33 @@ async fn before_a_file_could_be_read_there_may_be_any_login() {
     let credentials = upstream.credentials_for(&name(NGINX));
     assert_eq!(credentials, Credentials::Login(None));
 }
+
+#[tokio::test]
+async fn a_reading_that_takes_longer_than_a_question_is_not_begun_again() {
+    let machine = Machine::new().await;
+    // Whoever opens a pipe waits until somebody opens its other end.
+    let made = std::process::Command::new("mkfifo")
+        .arg(machine.file())
+        .status();
+    assert!(made.unwrap().success());
+    let impatient = Settings {
+        docker_config: Some(machine.file()),
+        timeout: Duration::from_millis(500),
+        ..settings(&machine.hub)
+    };
+    let upstream = upstream_at(impatient, &machine.clock);
+    for _ in 0..2 {
+        let error = head(&upstream, NGINX).await.unwrap_err();
+        assert!(
+            matches!(error, UpstreamError::Unreachable { .. }),
+            "{error:?}"
+        );
+    }
+    assert_eq!(machine.users(), []);
+    let file = machine.file();
+    let opening = move || fs::OpenOptions::new().write(true).open(file).map(drop);
+    tokio::task::spawn_blocking(opening).await.unwrap().unwrap();
+    // What cannot be read at an offset says nothing, and that is remembered for a while.
+    head(&upstream, NGINX).await.unwrap();
+    assert_eq!(machine.users(), [None]);
+}
