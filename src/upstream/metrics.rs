@@ -19,6 +19,7 @@ pub struct UpstreamCollector(Box<dyn Fn() -> Vec<Upstream> + Send + Sync>);
 struct Seen {
     upstream: Upstream,
     counters: Counters,
+    mirrors: Vec<(String, Counters)>,
     ledgers: Vec<(Arc<str>, Ledger, bool)>,
 }
 
@@ -39,6 +40,7 @@ impl Seen {
     fn new(upstream: Upstream) -> Self {
         Self {
             counters: upstream.counters(),
+            mirrors: upstream.mirror_counters(),
             ledgers: upstream.ledgers(),
             upstream,
         }
@@ -62,6 +64,31 @@ fn requests(encoder: &mut DescriptorEncoder<'_>, all: &[Seen]) -> fmt::Result {
             ];
             let metric = family.encode_family(&labels)?;
             ConstCounter::new(*count).encode(metric)?;
+        }
+    }
+    Ok(())
+}
+
+/// The same, of its mirrors.
+fn mirror_requests(encoder: &mut DescriptorEncoder<'_>, all: &[Seen]) -> fmt::Result {
+    if all.iter().all(|seen| seen.mirrors.is_empty()) {
+        return Ok(());
+    }
+    let help = "Requests to the upstream's mirrors, before it is asked itself";
+    let name = "mirror_upstream_mirror_requests";
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for seen in all {
+        for (mirror, counters) in &seen.mirrors {
+            for (kind, class, count) in &counters.requests {
+                let labels = [
+                    seen.label(),
+                    ("mirror", mirror.as_str()),
+                    ("kind", kind.label()),
+                    ("code", class.label()),
+                ];
+                let metric = family.encode_family(&labels)?;
+                ConstCounter::new(*count).encode(metric)?;
+            }
         }
     }
     Ok(())
@@ -147,6 +174,7 @@ impl Collector for UpstreamCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let all: Vec<_> = (self.0)().into_iter().map(Seen::new).collect();
         requests(&mut encoder, &all)?;
+        mirror_requests(&mut encoder, &all)?;
         fetched_bytes(&mut encoder, &all)?;
         let limit = (
             "mirror_upstream_ratelimit_limit",

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::doubt::Doubts;
 use super::redirect::host_of;
 use super::request::bad_host;
-use super::{BlobBody, ManifestBody, ManifestHead, Phase, Upstream, UpstreamError};
+use super::{BlobBody, Counters, ManifestBody, ManifestHead, Phase, Upstream, UpstreamError};
 use crate::oci::digest::Digest;
 use crate::oci::manifest::Manifest;
 use crate::oci::name::{Reference, RepositoryName};
@@ -117,6 +117,12 @@ impl Mirrors {
             }
         }
         None
+    }
+
+    /// How much each was asked, by its host.
+    pub(super) fn counters(&self) -> Vec<(String, Counters)> {
+        let counted = |mirror: &Mirror| (mirror.host(), mirror.upstream.counters());
+        self.0.iter().map(counted).collect()
     }
 
     /// Those that are not left alone.

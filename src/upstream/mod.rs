@@ -511,6 +511,11 @@ impl Upstream {
         self.0.governors.all().into_iter().map(shown).collect()
     }
 
+    /// How much was asked of each mirror, by its host, and how it was answered.
+    pub fn mirror_counters(&self) -> Vec<(String, Counters)> {
+        self.0.mirrors().counters()
+    }
+
     /// How much was asked, and how it was answered.
     pub fn counters(&self) -> Counters {
         self.0.tally.snapshot()

@@ -75,7 +75,9 @@ async fn credentials_that_are_refused_for_a_while_leave_what_is_held() {
     tagged.assert_asked([HEAD, AS_ALICE]);
     // They are good again, but that is not tried at once.
     tagged.hub.clear_faults();
-    tagged.assert_stale(&tagged.pull().await, "denied", "alice");
+    let answer = tagged.pull().await;
+    tagged.assert_stale(&answer, "denied", "refused the credentials");
+    assert!(!answer.head.contains("alice"), "{}", answer.head);
     tagged.assert_asked([]);
     tagged.mirror.clock.advance(Duration::from_secs(61));
     tagged.assert_recovers([AS_ALICE, HEAD]).await;

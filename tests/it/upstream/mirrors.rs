@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::support::{At, Fault};
-use mirror::upstream::ManifestHead;
+use mirror::upstream::{Class, Kind, ManifestHead, UpstreamCollector};
 
 /// An upstream and its mirror, with the same image.
 struct Pair {
@@ -238,4 +238,34 @@ async fn an_address_that_is_none_is_refused_at_the_start() {
     };
     let error = Upstream::new(settings, clock(), Tasks::new(), TestMemo::new()).unwrap_err();
     assert!(error.to_string().contains("mirror.test"), "{error}");
+}
+
+#[tokio::test]
+async fn what_mirrors_are_asked_is_counted_apart() {
+    let pair = Pair::new().await;
+    let upstream = pair.upstream();
+    head(&upstream).await.unwrap();
+    let counted = upstream.mirror_counters();
+    let [(mirror, counters)] = &counted[..] else {
+        panic!("{counted:?}");
+    };
+    assert_eq!(*mirror, host(&pair.mirror.registry_url()));
+    let answered = (Kind::ManifestHead, Class::Success, 1);
+    assert!(counters.requests.contains(&answered), "{counters:?}");
+    assert_eq!(upstream.counters().requests, []);
+    let page = scraped(&upstream);
+    let line = format!(
+        "mirror_upstream_mirror_requests_total{{upstream=\"docker.io\",mirror=\"{mirror}\",kind=\"manifest_head\",code=\"success\"}} 1"
+    );
+    assert!(page.contains(&line), "{page}");
+}
+
+fn scraped(upstream: &Upstream) -> String {
+    let upstream = upstream.clone();
+    let collector = UpstreamCollector::new(move || vec![upstream.clone()]);
+    let mut registry = prometheus_client::registry::Registry::default();
+    registry.register_collector(Box::new(collector));
+    let mut page = String::new();
+    prometheus_client::encoding::text::encode(&mut page, &registry).unwrap();
+    page
 }
