@@ -153,6 +153,10 @@ impl Inner {
 
     /// Whether there can be something in the repository that not everybody may see.
     async fn is_guarded(&self, name: &RepositoryName, credentials: &Credentials) -> bool {
+        let has_logins = self.parts.upstream.has_logins();
+        if !has_logins && !self.was_trusted().await {
+            return false;
+        }
         if self.settings.anonymous_private || self.is_official(name) {
             return false;
         }

@@ -265,6 +265,11 @@ impl Upstream {
         self.0.logins.credentials_for(name.as_str())
     }
 
+    /// Whether there is or may come a login for anything of it.
+    pub fn has_logins(&self) -> bool {
+        self.0.settings.has_logins()
+    }
+
     /// The host of the registry's API, with its port unless that is the usual one.
     pub fn host(&self) -> String {
         host_of(&self.0.base)

@@ -7,7 +7,7 @@
 //!   these displaces what is known of a repository that exists;
 //! - where memory and disk do not know, everything is undecided, and nothing is open for that.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use moka::policy::EvictionPolicy;
@@ -31,6 +31,9 @@ const PERIOD: Duration = Duration::from_secs(4);
 /// outage is known within ten seconds.
 const MEMORY: Duration = Duration::from_secs(8);
 
+/// The key under which it is noted that there was a login at all. No repository has this name.
+const ANY: &str = "*";
+
 /// What was found out about a repository, and when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Decision {
@@ -46,6 +49,8 @@ pub(in crate::proxy) struct Decisions {
     doubts: Cache<RepositoryName, (Duration, Failure)>,
     /// What was not there, asked for without credentials, and since when. Monotonic.
     absent: Cache<(RepositoryName, Probe), Duration>,
+    /// Whether anything was ever asked for with credentials; looked up once, and of use where none will be.
+    trusted: OnceLock<bool>,
     /// Whether a repository was ever asked for with credentials.
     entrusted: Cache<RepositoryName, bool>,
     /// The prefixes of logins that the index knows of.
@@ -59,6 +64,7 @@ impl Decisions {
             private: cache(),
             doubts: cache(),
             absent: cache(),
+            trusted: OnceLock::new(),
             entrusted: cache(),
             logins: cache(),
         }
@@ -138,12 +144,38 @@ impl Inner {
             value: String::new(),
             at: self.parts.clock.wall(),
         };
-        let key = self.login_key(prefix.map(RepositoryName::as_str));
-        let noting = move |index: &dyn Index| index.remember(Topic::Login, &key, &noted);
+        let keys = [
+            self.login_key(Some(ANY)),
+            self.login_key(prefix.map(RepositoryName::as_str)),
+        ];
+        let noting = move |index: &dyn Index| {
+            let mut keys = keys.iter();
+            keys.try_for_each(|key| index.remember(Topic::Login, key, &noted))
+        };
         if self.memo(noting).await.is_some() {
             self.decisions.logins.insert(prefix.cloned(), ());
         }
         self.decisions.entrusted.invalidate_all();
+    }
+
+    /// Whether it is known that nothing of the upstream was ever asked for with credentials, and nothing will be.
+    pub(in crate::proxy) fn is_open_to_all(&self) -> bool {
+        !self.parts.upstream.has_logins() && self.decisions.trusted.get() == Some(&false)
+    }
+
+    /// Whether anything of the upstream was ever asked for with credentials, or may have been.
+    pub(super) async fn was_trusted(&self) -> bool {
+        if let Some(known) = self.decisions.trusted.get() {
+            return *known;
+        }
+        let key = self.login_key(Some(ANY));
+        let found = self
+            .memo(move |index| index.recall(Topic::Login, &key))
+            .await;
+        let Some(found) = found.map(|found| found.is_some()) else {
+            return true;
+        };
+        *self.decisions.trusted.get_or_init(|| found)
     }
 
     /// Whether the repository was ever asked for with credentials, or may have been.
