@@ -5,7 +5,7 @@
 //! environment.
 
 mod reload;
-mod stats;
+pub(crate) mod stats;
 mod upstreams;
 
 use std::fmt;

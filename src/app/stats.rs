@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use humantime::format_rfc3339_seconds;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use crate::proxy::{Spending, Spent, SpentRow};
@@ -20,76 +20,77 @@ const SCHEMA: u32 = 1;
 /// How long a pull may stay unwritten.
 const PERIOD: Duration = Duration::from_mins(1);
 
-#[derive(Serialize)]
-struct Page<'a> {
-    schema: u32,
-    version: &'static str,
-    upstreams: Vec<UpstreamStats<'a>>,
+/// The page that the server writes and the command reads.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Stats {
+    pub(crate) schema: u32,
+    pub(crate) version: String,
+    pub(crate) upstreams: Vec<UpstreamStats>,
 }
 
 /// Times are RFC 3339 in UTC; `null` is what the upstream has not told.
-#[derive(Serialize)]
-struct UpstreamStats<'a> {
-    name: &'a str,
-    limit: Option<u64>,
-    remaining: Option<u64>,
-    window_seconds: Option<u64>,
-    counted_to: Option<String>,
-    told_at: Option<String>,
-    limited_until: Option<String>,
-    suspended: bool,
-    refused: u64,
-    requests: Vec<Requests>,
-    fetched_bytes: u64,
-    pulls: Pulls,
+#[derive(Serialize, Deserialize)]
+pub(crate) struct UpstreamStats {
+    pub(crate) name: String,
+    pub(crate) limit: Option<u64>,
+    pub(crate) remaining: Option<u64>,
+    pub(crate) window_seconds: Option<u64>,
+    pub(crate) counted_to: Option<String>,
+    pub(crate) told_at: Option<String>,
+    pub(crate) limited_until: Option<String>,
+    pub(crate) suspended: bool,
+    pub(crate) refused: u64,
+    pub(crate) requests: Vec<Requests>,
+    pub(crate) fetched_bytes: u64,
+    pub(crate) pulls: Pulls,
 }
 
 /// Requests of one kind that ended in one way, since the mirror was started.
-#[derive(Serialize)]
-struct Requests {
-    kind: &'static str,
-    code: &'static str,
-    count: u64,
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Requests {
+    pub(crate) kind: String,
+    pub(crate) code: String,
+    pub(crate) count: u64,
 }
 
-#[derive(Serialize)]
-struct Pulls {
-    since: String,
-    total: u64,
-    other: u64,
-    by_client: Vec<Sum>,
-    by_repository: Vec<Sum>,
-    rows: Vec<SpentRow>,
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Pulls {
+    pub(crate) since: String,
+    pub(crate) total: u64,
+    pub(crate) other: u64,
+    pub(crate) by_client: Vec<Sum>,
+    pub(crate) by_repository: Vec<Sum>,
+    pub(crate) rows: Vec<SpentRow>,
 }
 
-#[derive(Serialize)]
-struct Sum {
-    name: String,
-    pulls: u64,
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Sum {
+    pub(crate) name: String,
+    pub(crate) pulls: u64,
 }
 
 /// The page, as JSON.
 pub(super) fn page(upstreams: &[Upstream], spending: &Spending) -> serde_json::Result<Bytes> {
     let of = |upstream| UpstreamStats::new(upstream, spending);
-    let page = Page {
+    let page = Stats {
         schema: SCHEMA,
-        version: env!("CARGO_PKG_VERSION"),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
         upstreams: upstreams.iter().map(of).collect(),
     };
     serde_json::to_vec(&page).map(Bytes::from)
 }
 
-impl<'a> UpstreamStats<'a> {
-    fn new(upstream: &'a Upstream, spending: &Spending) -> Self {
+impl UpstreamStats {
+    fn new(upstream: &Upstream, spending: &Spending) -> Self {
         let (ledger, counters) = (upstream.ledger(), upstream.counters());
         let requests = counters.requests.iter();
         let requests = requests.map(|(kind, class, count)| Requests {
-            kind: kind.label(),
-            code: class.label(),
+            kind: kind.label().to_owned(),
+            code: class.label().to_owned(),
             count: *count,
         });
         Self {
-            name: upstream.name(),
+            name: upstream.name().to_string(),
             limit: ledger.limit,
             remaining: ledger.remaining,
             window_seconds: ledger.window.map(|window| window.as_secs()),

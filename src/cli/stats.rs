@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use serde::Deserialize;
 
 use super::output::Output;
 use super::{Exit, Failure, Global};
+use crate::app::stats::{Pulls, Requests, Stats, Sum, UpstreamStats};
 use crate::config::{Diagnostic, Environment, Overrides};
 use crate::http::AdminSocket;
 use crate::sys::{clock, tasks};
@@ -103,48 +103,6 @@ fn exchange(socket: &Path) -> io::Result<String> {
         return Err(io::Error::other(format!("it answers {status}")));
     }
     Ok(body.to_owned())
-}
-
-#[derive(Deserialize)]
-struct Stats {
-    upstreams: Vec<UpstreamStats>,
-}
-
-#[derive(Deserialize)]
-struct UpstreamStats {
-    name: String,
-    limit: Option<u64>,
-    remaining: Option<u64>,
-    window_seconds: Option<u64>,
-    counted_to: Option<String>,
-    told_at: Option<String>,
-    limited_until: Option<String>,
-    suspended: bool,
-    refused: u64,
-    requests: Vec<Requests>,
-    pulls: Pulls,
-}
-
-#[derive(Deserialize)]
-struct Requests {
-    kind: String,
-    code: String,
-    count: u64,
-}
-
-#[derive(Deserialize)]
-struct Pulls {
-    since: String,
-    total: u64,
-    other: u64,
-    by_client: Vec<Sum>,
-    by_repository: Vec<Sum>,
-}
-
-#[derive(Deserialize)]
-struct Sum {
-    name: String,
-    pulls: u64,
 }
 
 impl Stats {

@@ -1,6 +1,7 @@
 //! How an upstream is reached: by the environment's proxy, by another one, or directly.
 
 use http::Uri;
+use percent_encoding::percent_decode_str;
 
 use super::value::{Fault, Value};
 use crate::sys::secret::Secret;
@@ -78,16 +79,10 @@ fn credentials(text: &str) -> Result<(String, Secret), Fault> {
 
 /// The text without percent-encoding; `None` when it is broken or no UTF-8.
 fn decoded(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        bytes.push(match byte {
-            b'%' => {
-                let mut digit = || char::from(rest.next()?).to_digit(16);
-                u8::try_from(digit()? * 16 + digit()?).ok()?
-            }
-            byte => byte,
-        });
+    let is_whole = |rest: &str| rest.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
+    if !text.split('%').skip(1).all(is_whole) {
+        return None;
     }
-    String::from_utf8(bytes).ok()
+    let text = percent_decode_str(text).decode_utf8().ok()?;
+    Some(text.into_owned())
 }

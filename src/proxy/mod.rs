@@ -47,6 +47,7 @@ pub use memory::Memory;
 pub use spending::{Spending, SpendingCollector, Spent, SpentRow};
 
 use failure::Failure;
+use held::Held;
 use list::FetchedList;
 use memory::Recall;
 use negative::Negatives;
@@ -185,6 +186,27 @@ impl Inner {
     }
 }
 
+impl Proxy {
+    /// The one gate of all routes: does `work` if the client may see the repository.
+    fn gate<'a, T, W, H, F>(
+        &'a self,
+        name: &'a RepositoryName,
+        probe: impl FnOnce() -> Probe,
+        work: Work<W, H>,
+    ) -> Reply<'a, T>
+    where
+        T: Send + 'a,
+        W: Future<Output = Result<Answer<T>, RegistryError>> + Send + 'a,
+        H: FnOnce(Option<Failure>) -> F + Send + 'a,
+        F: Future<Output = Held<T>> + Send + 'a,
+    {
+        if self.inner.is_open_to_all() {
+            return Box::pin(work.anyhow);
+        }
+        Box::pin(self.inner.guarded(name, probe(), work))
+    }
+}
+
 impl Registry for Proxy {
     fn manifest<'a>(
         &'a self,
@@ -192,15 +214,11 @@ impl Registry for Proxy {
         name: &'a RepositoryName,
         reference: &'a Reference,
     ) -> Reply<'a, ManifestContent> {
-        if self.inner.is_open_to_all() {
-            return Box::pin(self.inner.manifest(name, reference, Spender::of(caller)));
-        }
-        let probe = Probe::Manifest(reference.clone());
         let work = Work {
             anyhow: self.inner.manifest(name, reference, Spender::of(caller)),
             held: move |why| self.inner.manifest_as_held(name, reference, why),
         };
-        Box::pin(self.inner.guarded(name, probe, work))
+        self.gate(name, || Probe::Manifest(reference.clone()), work)
     }
 
     fn blob_facts<'a>(
@@ -209,14 +227,11 @@ impl Registry for Proxy {
         name: &'a RepositoryName,
         digest: Digest,
     ) -> Reply<'a, BlobFacts> {
-        if self.inner.is_open_to_all() {
-            return Box::pin(self.inner.blob_facts(name, digest));
-        }
         let work = Work {
             anyhow: self.inner.blob_facts(name, digest),
             held: move |_| self.inner.facts_as_held(name, digest),
         };
-        Box::pin(self.inner.guarded(name, Probe::Blob(digest), work))
+        self.gate(name, || Probe::Blob(digest), work)
     }
 
     fn blob<'a>(
@@ -226,14 +241,11 @@ impl Registry for Proxy {
         digest: Digest,
         range: Option<ByteRange>,
     ) -> Reply<'a, BlobContent> {
-        if self.inner.is_open_to_all() {
-            return Box::pin(self.inner.blob(name, digest, range));
-        }
         let work = Work {
             anyhow: self.inner.blob(name, digest, range),
             held: move |_| self.inner.blob_as_held(name, digest, range),
         };
-        Box::pin(self.inner.guarded(name, Probe::Blob(digest), work))
+        self.gate(name, || Probe::Blob(digest), work)
     }
 
     fn tags<'a>(
@@ -242,14 +254,11 @@ impl Registry for Proxy {
         name: &'a RepositoryName,
         page: &'a PageRequest,
     ) -> Reply<'a, TagPage> {
-        if self.inner.is_open_to_all() {
-            return Box::pin(self.inner.tags(name, page));
-        }
         let work = Work {
             anyhow: self.inner.tags(name, page),
             held: move |why| self.inner.tags_as_held(name, page, why),
         };
-        Box::pin(self.inner.guarded(name, Probe::Tags, work))
+        self.gate(name, || Probe::Tags, work)
     }
 
     fn referrers<'a>(
@@ -264,7 +273,7 @@ impl Registry for Proxy {
             anyhow: inner.referrers(name, digest, artifact_type, spender),
             held: move |why| inner.referrers_as_held(name, digest, artifact_type, why),
         };
-        Box::pin(self.inner.guarded(name, Probe::Referrers(digest), work))
+        self.gate(name, || Probe::Referrers(digest), work)
     }
 }
 

@@ -93,7 +93,7 @@ pub struct Spent {
 }
 
 /// The pulls of one client from one repository.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SpentRow {
     /// The client's address, `local` on a unix socket, or `background`.
     pub client: String,

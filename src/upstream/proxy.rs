@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use http::{HeaderValue, Uri};
+use percent_encoding::percent_decode_str;
 use reqwest::Url;
 
 use super::no_proxy::{NoProxy, is_loopback};
@@ -249,26 +250,8 @@ impl fmt::Debug for Proxy {
 
 /// The text without percent-encoding; what only looks like it stays.
 fn decoded(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [byte, tail @ ..] = rest {
-        let hex = |byte: u8| {
-            char::from(byte)
-                .to_digit(16)
-                .and_then(|digit| u8::try_from(digit).ok())
-        };
-        match (byte, tail) {
-            (b'%', [high, low, after @ ..]) if hex(*high).is_some() && hex(*low).is_some() => {
-                bytes.push(hex(*high)? << 4 | hex(*low)?);
-                rest = after;
-            }
-            _ => {
-                bytes.push(*byte);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8(bytes).ok()
+    let text = percent_decode_str(text).decode_utf8().ok()?;
+    Some(text.into_owned())
 }
 
 #[cfg(test)]

@@ -4,12 +4,14 @@
 //! nothing else: neither connections nor slots, so a tag check never waits behind a download. Blob transfers speak
 //! HTTP/1.1 alone, where one transfer owns one connection. Neither client follows redirects or decodes content.
 
+use std::error::Error;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::TryFutureExt as _;
 use http::header::PROXY_AUTHORIZATION;
 use http::{HeaderMap, Method, StatusCode};
 use http_body::{Body, Frame, SizeHint};
@@ -155,7 +157,7 @@ impl<B> Arrived<B> {
 
 impl<B> Arrived<B>
 where
-    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
+    B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>>,
 {
     /// Reads a small body that nobody wants, since its connection is cheaper kept than made anew.
     pub(super) async fn discard(self) -> Arrived<()> {
@@ -181,9 +183,7 @@ where
 /// Sends one request: no redirect followed, nothing repeated.
 pub(super) trait Transport: Send + Sync {
     /// What answers come with.
-    type Body: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
-        + Send
-        + Unpin;
+    type Body: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + Unpin;
 
     /// The answer's head, within `deadline`.
     fn send(
@@ -197,12 +197,10 @@ pub(super) trait Transport: Send + Sync {
 #[derive(Clone, Debug)]
 pub(super) struct Control {
     client: reqwest::Client,
-    proxies: Proxies,
+    line: Line,
     slots: Arc<Semaphore>,
     trial_slots: Arc<Semaphore>,
     probe_slots: Arc<Semaphore>,
-    door: Arc<Door>,
-    tally: Arc<Tally>,
 }
 
 impl Control {
@@ -238,18 +236,20 @@ impl Control {
             })?;
         Ok(Self {
             client,
-            proxies,
+            line: Line {
+                proxies,
+                door,
+                tally,
+            },
             slots: Arc::new(Semaphore::new(CONTROL_SLOTS)),
             trial_slots: Arc::new(Semaphore::new(TRIAL_SLOTS)),
             probe_slots: Arc::new(Semaphore::new(PROBE_SLOTS)),
-            door,
-            tally,
         })
     }
 
     /// What every request passes.
     pub(super) fn door(&self) -> &Door {
-        &self.door
+        &self.line.door
     }
 }
 
@@ -261,33 +261,23 @@ impl Control {
         deadline: &Deadline,
     ) -> Result<Option<reqwest::Response>, UpstreamError> {
         let (kind, errand, host) = (request.kind, deadline.errand(), host_of(&request.url));
-        self.door.pass(kind, errand, &host, &request.repository)?;
+        self.line
+            .door
+            .pass(kind, errand, &host, &request.repository)?;
         if let Some(governor) = &request.governor
             && errand == Errand::Question
         {
-            governor.pass(kind, &host, self.door.now())?;
+            governor.pass(kind, &host, self.line.door.now())?;
         }
         let sent = self
             .client
             .request(request.method.clone(), request.url.clone())
             .headers(request.headers.clone())
             .send();
-        let sent = self.door.unless_overtaken(kind, errand, sent);
-        let answer = match deadline.limit(sent).await {
-            Ok(Some(answer)) => {
-                answer.map_err(|error| broken(&host, Phase::Body, &error.without_url()))
-            }
-            Ok(None) => {
-                self.tally.request(kind, None);
-                return Ok(None);
-            }
-            Err(_) => Err(deadline.missed(&host, Phase::FirstByte)),
-        };
-        let proxy = self.proxies.of(&request.url);
-        let answer = blamed(proxy, &host, answer, reqwest::Response::status);
-        self.tally
-            .request(kind, answer.as_ref().ok().map(reqwest::Response::status));
-        answer.map(Some)
+        let sent = sent.map_err(reqwest::Error::without_url);
+        self.line
+            .answer(request, deadline, sent, reqwest::Response::status)
+            .await
     }
 }
 
@@ -300,7 +290,7 @@ impl Transport for Control {
         deadline: &Deadline,
     ) -> Result<Arrived<Self::Body>, UpstreamError> {
         let host = host_of(&request.url);
-        self.door.online(&host)?;
+        self.line.door.online(&host)?;
         let slots = match deadline.errand() {
             Errand::Question => &self.slots,
             Errand::Trial => &self.trial_slots,
@@ -327,10 +317,8 @@ impl Transport for Control {
 #[derive(Clone, Debug)]
 pub(super) struct Blobs {
     client: Client<HttpsConnector<Connector>, Empty<Bytes>>,
-    proxies: Proxies,
+    line: Line,
     slots: Arc<Semaphore>,
-    door: Arc<Door>,
-    tally: Arc<Tally>,
 }
 
 impl Blobs {
@@ -362,10 +350,12 @@ impl Blobs {
             .build(connector);
         Self {
             client,
-            proxies,
+            line: Line {
+                proxies,
+                door,
+                tally,
+            },
             slots: Arc::new(Semaphore::new(max_connections)),
-            door,
-            tally,
         }
     }
 
@@ -385,7 +375,7 @@ impl Blobs {
         *built.method_mut() = request.method.clone();
         *built.headers_mut() = request.headers.clone();
         // By https it is for the one who connects: the target would see it here.
-        let proxy = self.proxies.of(&request.url);
+        let proxy = self.line.proxies.of(&request.url);
         if let Some(authorization) = proxy.and_then(|proxy| proxy.authorization.as_ref())
             && request.url.scheme() == "http"
         {
@@ -407,22 +397,10 @@ impl Blobs {
         request: &Outgoing,
         deadline: &Deadline,
     ) -> Result<Option<http::Response<Incoming>>, UpstreamError> {
-        let (kind, host) = (request.kind, host_of(&request.url));
         let sent = self.client.request(self.built(request)?);
-        let sent = self.door.unless_overtaken(kind, deadline.errand(), sent);
-        let answer = match deadline.limit(sent).await {
-            Ok(Some(answer)) => answer.map_err(|error| broken(&host, Phase::Body, &error)),
-            Ok(None) => {
-                self.tally.request(kind, None);
-                return Ok(None);
-            }
-            Err(_) => Err(deadline.missed(&host, Phase::FirstByte)),
-        };
-        let proxy = self.proxies.of(&request.url);
-        let answer = blamed(proxy, &host, answer, http::Response::status);
-        self.tally
-            .request(kind, answer.as_ref().ok().map(http::Response::status));
-        answer.map(Some)
+        self.line
+            .answer(request, deadline, sent, http::Response::status)
+            .await
     }
 }
 
@@ -435,7 +413,7 @@ impl Transport for Blobs {
         deadline: &Deadline,
     ) -> Result<Arrived<Incoming>, UpstreamError> {
         let host = host_of(&request.url);
-        self.door.online(&host)?;
+        self.line.door.online(&host)?;
         let mut answer = None;
         for _ in 0..ATTEMPTS {
             answer = self.sent(&request, deadline).await?;
@@ -445,6 +423,41 @@ impl Transport for Blobs {
         }
         let answer = answer.ok_or_else(|| overtaken(&host))?;
         Ok(Arrived::new(request.url, answer))
+    }
+}
+
+/// What both clients do with a request on its way.
+#[derive(Clone, Debug)]
+struct Line {
+    proxies: Proxies,
+    door: Arc<Door>,
+    tally: Arc<Tally>,
+}
+
+impl Line {
+    /// Waits for the answer to `request`, which has been `sent`, and counts it; `None` when a later question was
+    /// answered before this one.
+    async fn answer<A, E: Error + 'static>(
+        &self,
+        request: &Outgoing,
+        deadline: &Deadline,
+        sent: impl Future<Output = Result<A, E>>,
+        status: impl Fn(&A) -> StatusCode,
+    ) -> Result<Option<A>, UpstreamError> {
+        let (kind, host) = (request.kind, host_of(&request.url));
+        let sent = self.door.unless_overtaken(kind, deadline.errand(), sent);
+        let answer = match deadline.limit(sent).await {
+            Ok(Some(answer)) => answer.map_err(|error| broken(&host, Phase::Body, &error)),
+            Ok(None) => {
+                self.tally.request(kind, None);
+                return Ok(None);
+            }
+            Err(_) => Err(deadline.missed(&host, Phase::FirstByte)),
+        };
+        let proxy = self.proxies.of(&request.url);
+        let answer = blamed(proxy, &host, answer, &status);
+        self.tally.request(kind, answer.as_ref().ok().map(status));
+        answer.map(Some)
     }
 }
 
